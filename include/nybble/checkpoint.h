@@ -1,11 +1,10 @@
 // Checkpoints on disk: one interface to read them, writers for the formats that others can read.
 #pragma once
 
+#include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "nybble/weight.h"
@@ -33,44 +32,58 @@ class Checkpoint {
   virtual const std::vector<LayerInfo>& layers() const = 0;
   virtual Result<DenseWeight> read_dense(const std::string& layer) const = 0;
   virtual Result<QuantizedWeight> read_quantized(const std::string& layer) const = 0;
-  // Reads and checks everything: values that steer indexing, scales, zeros. `progress(done, total)` may be empty.
+  // Reads and checks everything: values that steer indexing, scales, zeros, and that dense weights are finite. The error
+  // is that of the first broken layer. `progress(done, total)` counts bytes and may be empty.
   virtual Result<void> check(const std::function<void(int64_t, int64_t)>& progress) const = 0;
 };
 
 // Opens a .safetensors file or a folder that holds one (model.safetensors or a sharded index) and finds out which
-// format it is. Every file is treated as hostile: docs/architecture.md lists what is checked.
+// format it is, with the help of the config.json beside it. Every file is treated as hostile: docs/architecture.md lists
+// what is checked.
 Result<std::unique_ptr<Checkpoint>> open_checkpoint(const std::string& path);
 
+// The linear layers of a model that write_compressed_tensors() quantizes, and what to do with an output folder in use.
 struct QuantizeModelOptions {
-  std::vector<std::string> include;  // regular expressions over layer names; empty: the default choice
-  std::vector<std::string> exclude;
-  bool resume = false;               // keep shards that a run before finished
-  bool force = false;                // write into a folder that exists and is not empty
+  std::vector<std::string> include;  // regular expressions searched in layer names; empty: the default choice
+  std::vector<std::string> exclude;  // applied after `include`
+  bool resume = false;               // keep the shards that an earlier run finished from the same input in the same way
+  bool force = false;                // write into a folder that is not empty; files of the same name are replaced
 };
 
-// Decides for one dense layer: a QuantizedWeight to write, or an error that stops the run.
+// What the quantizer makes of every chosen layer.
+struct CompressedTensorsScheme {
+  int group_size = 128;   // a divisor of every chosen layer's k, or kPerColumn
+  bool symmetric = true;  // false: integer zero points
+  // How the numbers are found, in words ("rtn, least squares, bf16 scales"). `resume` keeps a shard only if it was
+  // written under the same recipe, so it must name everything that the result depends on.
+  std::string recipe;
+};
+
+// Makes the 4-bit form of one dense layer, or an error that stops the run. Any scale type; n, k, group size and zero
+// kind (kNone or kInt with zeros up to 15) as the scheme says; no k_order.
 using LayerQuantizer = std::function<Result<QuantizedWeight>(const DenseWeight&)>;
 
 struct WrittenModel {
   std::vector<std::string> quantized;  // layer names
-  std::vector<std::string> ignored;
-  uint64_t bytes_in = 0;
+  std::vector<std::string> ignored;    // 2-D weights left as they are: the configuration's ignore list
+  std::vector<std::string> left_out;   // files of the input folder that were not copied, each with the reason
+  int kept_shards = 0;                 // by resume
+  uint64_t bytes_in = 0;               // of the safetensors files
   uint64_t bytes_out = 0;
 };
 
 // Model folder in, compressed-tensors model folder out, shard by shard: chosen layers through `quantizer`, everything
-// else copied byte for byte, config.json with the quantization_config that vLLM and transformers expect. Files are
-// replaced atomically; the index comes last. `scheme` describes what the quantizer makes.
-struct CompressedTensorsScheme {
-  int group_size = 128;
-  bool symmetric = true;
-};
+// else copied byte for byte, config.json with the quantization_config that vLLM and transformers expect. Whatever can
+// be refused is refused before the first byte is written. Files are replaced atomically, config.json and the index
+// last: a folder without them is unfinished. Memory: one layer, plus the scales of one shard.
+// `progress(done, total)` counts bytes of input tensors and may be empty.
 Result<WrittenModel> write_compressed_tensors(const std::string& in, const std::string& out,
                                               const CompressedTensorsScheme& scheme, const LayerQuantizer& quantizer,
                                               const QuantizeModelOptions& options,
                                               const std::function<void(int64_t, int64_t)>& progress);
 
-// Whether the default choice of `nybble quantize` takes a tensor: 2-D float `*.weight` whose name holds no embed, norm or lm_head.
+// Whether the default choice of `nybble quantize` takes a tensor: a 2-D `*.weight` whose name holds no embed, norm or
+// lm_head, in whatever case.
 bool is_default_quantized(const std::string& tensor_name, int rank);
 
 }  // namespace nybble

@@ -33,6 +33,7 @@ class Plan {
   const Problem& problem() const { return problem_; }
   const Device& device() const { return device_; }
   const std::string& kernel() const;             // its name, e.g. "sm90_w4a16_bf16_g128_t16x128x128_s6_c1"
+  Numerics numerics() const;                     // which sum that kernel computes
   size_t workspace_bytes() const { return workspace_bytes_; }
   const std::string& why() const { return why_; }  // one line: why this kernel
   bool pdl() const { return pdl_; }

@@ -46,6 +46,12 @@ struct WeightFormat {
 
 std::string to_string(const WeightFormat& format);  // "g128", "g64 zp", "col sfp16 offset order"
 
+// Which of two sums a kernel computes; both accumulate exact products in fp32 or better.
+enum class Numerics : uint8_t {
+  kRoundedWeight,  // each weight is (u - z) * s rounded once to the activation's type
+  kExactWeight,    // codes stay exact, scales are applied to fp32 sums (or to weights held in fp32)
+};
+
 // What happens to the fp32 sums before they are stored: out = alpha * sum + bias + residual.
 struct Epilogue {
   bool bias = false;      // bias[n], of the activation's type

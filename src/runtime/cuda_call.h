@@ -40,7 +40,17 @@ class DeviceBuffer {
     DeviceBuffer buffer;
     if (bytes > 0) NYBBLE_CUDA(cudaMalloc(&buffer.data_, bytes));
     buffer.size_ = bytes;
-    return buffer;
+    return Result<DeviceBuffer>(std::move(buffer));  // nvcc does not move here by itself
+  }
+
+  // At least this many bytes. What was in the buffer is lost when it has to grow.
+  Result<void> reserve(size_t bytes) {
+    if (size_ >= bytes) return {};
+    *this = DeviceBuffer();  // give back first: both may not fit
+    Result<DeviceBuffer> grown = allocate(bytes);
+    if (!grown) return grown.error();
+    *this = std::move(*grown);
+    return {};
   }
 
   void* data() const { return data_; }

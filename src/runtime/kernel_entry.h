@@ -9,12 +9,6 @@
 
 namespace nybble {
 
-// Which of two sums a kernel computes; both accumulate exact products in fp32 or better.
-enum class Numerics : uint8_t {
-  kRoundedWeight,  // each weight is (u - z) * s rounded once to the activation's type
-  kExactWeight,    // codes stay exact, scales are applied to fp32 sums (or to weights held in fp32)
-};
-
 struct KernelEntry {
   std::string name;
   DeviceKind device = DeviceKind::kCpu;

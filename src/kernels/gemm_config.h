@@ -1,0 +1,91 @@
+// GemmConfig: everything that tells one instance of the wgmma kernel (gemm_sm90.cuh) from another. Host-only C++.
+#pragma once
+
+#include <string>
+
+#include "layout/packed.h"
+#include "nybble/types.h"
+
+namespace nybble::kernels {
+
+// What an instance reads: the tile does not depend on it, so every tile is built for each of these.
+struct GemmFormat {
+  DType act = DType::kBf16;  // also the type of scales and out
+  int groups = 1;            // layout::groups_per_block; 0: per column
+  bool zero_point = false;   // ZeroKind::kInt, else kNone
+
+  constexpr layout::BlockShape block() const { return {groups, 2, zero_point ? 1 : 0}; }
+};
+
+// One line per tile; tile_m and the members after it are what tuning chooses.
+struct GemmTile {
+  int tile_m = 128;        // tokens of a CTA: wgmma's N
+  int warpgroups = 2;      // math warpgroups, each with `row_blocks` blocks of 64 output features
+  int row_blocks = 1;
+  int stages = 4;          // k steps of 128 in shared memory
+  int stages_per_barrier = 1;  // stages that share a barrier and one bulk copy per row block
+  int multicast = 1;       // CTAs of a cluster that share their tokens, each with its own output features
+  int split_k = 1;         // CTAs of a cluster that share a tile and split k
+  int ctas_per_sm = 1;
+  int batch = 4;           // k16 steps per wgmma group
+
+  constexpr int tile_n() const { return 64 * warpgroups * row_blocks; }
+  constexpr int cluster() const { return multicast * split_k; }
+  constexpr int threads() const { return 128 * warpgroups + 128; }
+};
+
+struct GemmConfig {
+  GemmTile tile;
+  GemmFormat format;
+};
+
+// "sm90_gemm_bf16_g128_zp_t128x256x128_s4_c2k1_o1": tile_m x tile_n x tile_k, stages, cluster (multicast, split_k), CTAs per SM.
+inline std::string kernel_name(const GemmConfig& config) {
+  const GemmTile& tile = config.tile;
+  std::string name = std::string("sm90_gemm_") + dtype_name(config.format.act);
+  name += config.format.groups == 0 ? "_col" : "_g" + std::to_string(layout::kBlockK / config.format.groups);
+  if (config.format.zero_point) name += "_zp";
+  name += "_t" + std::to_string(tile.tile_m) + "x" + std::to_string(tile.tile_n()) + "x" + std::to_string(layout::kBlockK);
+  name += "_s" + std::to_string(tile.stages);
+  name += "_c" + std::to_string(tile.multicast) + "k" + std::to_string(tile.split_k);
+  name += "_o" + std::to_string(tile.ctas_per_sm);
+  return name;
+}
+
+// Registers per thread of the math warpgroups and of the producer's (setmaxnreg); together they fit the register file.
+constexpr int math_registers(const GemmTile& tile) {
+  if (tile.ctas_per_sm == 2) return tile.warpgroups == 1 ? 168 : 96;
+  return tile.warpgroups == 1 ? 240 : tile.warpgroups == 2 ? 232 : tile.warpgroups == 3 ? 152 : 104;
+}
+constexpr int producer_registers(const GemmTile& tile) {
+  if (tile.ctas_per_sm == 2) return tile.warpgroups == 1 ? 64 : 40;
+  return tile.warpgroups == 1 ? 80 : tile.warpgroups == 2 ? 40 : tile.warpgroups == 3 ? 56 : 64;
+}
+
+// Shared memory a CTA may have so that ctas_per_sm of them share an SM.
+constexpr int smem_limit(const GemmTile& tile) { return tile.ctas_per_sm == 1 ? 232448 : 115712; }
+
+// Why a config makes no kernel; nullptr: it does. A requires-clause refuses what this refuses.
+constexpr const char* why_invalid(const GemmConfig& config) {
+  const GemmTile& tile = config.tile;
+  if (tile.tile_m % 16 != 0 || tile.tile_m < 16 || tile.tile_m > 256) return "tile_m is a multiple of 16 up to 256";
+  if (tile.warpgroups < 1 || tile.warpgroups > 4) return "1 to 4 math warpgroups";
+  if (tile.row_blocks < 1 || tile.row_blocks > 2) return "1 or 2 row blocks a warpgroup";
+  if (tile.stages % tile.stages_per_barrier != 0 || tile.stages / tile.stages_per_barrier < 2)
+    return "at least two groups of stages";
+  if (tile.multicast != 1 && tile.multicast != 2) return "tokens are shared by one or two CTAs";
+  if (tile.cluster() > 8) return "a cluster has at most 8 CTAs";
+  if (tile.ctas_per_sm < 1 || tile.ctas_per_sm > 2) return "one or two CTAs per SM";
+  if (8 % tile.batch != 0) return "batch divides the 8 k16 steps of a stage";
+  if (tile.split_k > 1 && tile.warpgroups * tile.row_blocks * tile.tile_m / 8 % tile.split_k != 0)
+    return "split_k divides the tile's blocks of 64 x 8";
+  if (config.format.groups != 0 && config.format.groups != 1 && config.format.groups != 2)
+    return "groups of 128, of 64, or per column";
+  return nullptr;
+}
+
+}  // namespace nybble::kernels
+
+// nvcc (13.0) writes a class-type template argument of a __global__ function by the mangled name of its type when that
+// lives in a namespace; this gives the host compiler that name.
+using _ZN6nybble7kernels10GemmConfigE = nybble::kernels::GemmConfig;  // NOLINT

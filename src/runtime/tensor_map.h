@@ -1,0 +1,23 @@
+// Tensor maps for two-dimensional row-major matrices of 16-bit elements. The driver's encoder is looked up at run time,
+// so a binary starts where no driver is.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "nybble/result.h"
+
+namespace nybble::runtime {
+
+struct MatrixView {
+  const void* data;      // 16-byte aligned
+  int64_t rows, columns;
+  int64_t ld;            // elements between rows, a multiple of 8
+  bool bf16;             // else fp16
+};
+
+// Boxes of box_rows x 64 columns, 128-byte swizzle; reads outside the matrix give zeros, writes outside are dropped.
+Result<CUtensorMap> encode_tensor_map(const MatrixView& matrix, int box_rows);
+
+}  // namespace nybble::runtime
