@@ -18,7 +18,7 @@ constexpr BlobMap blob_map(int64_t n, int64_t k, const WeightFormat& format) {
                   zero_bytes(format.zero_kind, format.scale_dtype), format.k_order);
 }
 
-inline const PackedHeader& header_of(const void* blob) { return *static_cast<const PackedHeader*>(blob); }
+NYBBLE_HD inline const PackedHeader& header_of(const void* blob) { return *static_cast<const PackedHeader*>(blob); }
 
 inline WeightFormat format_of(const PackedHeader& header) {
   return {.scale_dtype = static_cast<DType>(header.scale_dtype),
@@ -31,7 +31,7 @@ inline WeightFormat format_of(const PackedHeader& header) {
 inline BlobMap blob_map(const PackedHeader& header) { return blob_map(header.n, header.k, format_of(header)); }
 
 // stored scale = scale * 2^stored_scale_shift
-inline int stored_scale_shift(const PackedHeader& header) {
+NYBBLE_HD inline int stored_scale_shift(const PackedHeader& header) {
   const bool shifted = static_cast<DType>(header.scale_dtype) == DType::kBf16 && header.group_size != kPerColumn &&
                        header.scales_in_window != 0;
   return shifted ? kBf16ScaleShift - header.scale_exponent : 0;

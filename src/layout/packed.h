@@ -34,6 +34,7 @@ inline constexpr int kSectionAlign = 128;
 // bf16 scales are stored times 2^(kBf16ScaleShift - e), e the header's scale_exponent: a code taken as the bits of a
 // bf16 is the subnormal u * 2^-133, so one multiplication by the stored scale gives u * s * 2^-e.
 inline constexpr int kBf16ScaleShift = 133;
+inline constexpr int kMaxScaleExponent = 100;  // kernels undo e by one fp32 factor 2^e
 
 // What a blob begins with. Little-endian, as all of it.
 struct PackedHeader {
@@ -58,9 +59,15 @@ inline constexpr char kMagic[8] = {'N', 'Y', 'B', 'B', 'L', 'E', 'W', '4'};
 NYBBLE_HD constexpr int gcd(int a, int b) { return b == 0 ? a : gcd(b, a % b); }
 
 // Scales per row of a block: 0 for per column. A group size that does not divide 128 is stored in groups of
-// gcd(group_size, 128) with repeated scales.
+// gcd(group_size, 128) with repeated scales; one whose gcd is below 16 is packed only where a single group covers all
+// of k (packable_group_size), once per block.
 NYBBLE_HD constexpr int groups_per_block(int group_size) {
-  return group_size == 0 ? 0 : kBlockK / gcd(group_size, kBlockK);
+  if (group_size == 0) return 0;
+  const int stored = gcd(group_size, kBlockK);
+  return stored < 16 ? 1 : kBlockK / stored;
+}
+NYBBLE_HD constexpr bool packable_group_size(int group_size, int64_t k) {
+  return group_size >= 0 && (group_size % 16 == 0 || group_size >= k);
 }
 
 // The bytes of a block for one weight format.
@@ -93,6 +100,16 @@ struct BlockShape {
   }
   NYBBLE_HD static constexpr int row_slot(int n) { return n % 8 * 2 + n % kPieceN / 8; }
 };
+
+// The inverse of word_offset and code_bit: the row and input feature, within a piece, of the code at bits
+// 4 * nibble .. + 3 of the piece's 32-bit word number `word` (its byte divided by 4).
+struct CodePlace {
+  int n, k;
+};
+NYBBLE_HD constexpr CodePlace code_place(int word, int nibble) {
+  const int half = word / (kHalfBytes / 4), lane = word % (kHalfBytes / 4) / 4, step = word % 4, reg = nibble % 4;
+  return {lane / 4 + reg % 2 * 8, half * 64 + step * 16 + reg / 2 * 8 + lane % 4 * 2 + nibble / 4};
+}
 
 // Where the parts of a blob lie; every offset counts from the blob's first byte.
 struct BlobMap {
