@@ -4,8 +4,8 @@
 // were to write untouched then. No exception crosses this border. Handles are opaque; whoever gets one through an `out`
 // parameter destroys it, and destroying NULL does nothing. A handle may be read by many threads at once.
 //
-// Structs begin with `size`, which the caller sets to sizeof the struct: so they can grow at their end, and programs and
-// libraries of different age still understand each other. A struct of zeros behind its `size` is a valid set of
+// Structs begin with `size`, which the caller sets to sizeof the struct: so they can grow at their end, and programs
+// and libraries of different age still understand each other. A struct of zeros behind its `size` is a valid set of
 // defaults; `reserved` fields stay 0.
 #ifndef NYBBLE_H
 #define NYBBLE_H
@@ -73,17 +73,17 @@ typedef struct nybble_dense {
 // A quantized weight as plain arrays. Groups run along k, the last may be partial: groups = ceil(k / group_size).
 typedef struct nybble_arrays {
   size_t size;
-  const char* name;            // for error texts; may be NULL
-  int64_t n;                   // output features
-  int64_t k;                   // input features
-  int32_t group_size;          // input features per scale, or NYBBLE_PER_COLUMN
-  nybble_dtype scale_dtype;    // of scales
+  const char* name;          // for error texts; may be NULL
+  int64_t n;                 // output features
+  int64_t k;                 // input features
+  int32_t group_size;        // input features per scale, or NYBBLE_PER_COLUMN
+  nybble_dtype scale_dtype;  // of scales
   nybble_zero_kind zero_kind;
   int32_t reserved;
-  const uint8_t* codes;        // [n, k], 0..15, one a byte
-  const void* scales;          // [n, groups]
-  const void* zeros;           // [n, groups]: uint8_t for ZERO_INT, the scales' type for ZERO_FLOAT and ZERO_OFFSET
-  const int32_t* k_order;      // [k]: the input feature at each sorted position (GPTQ's act-order); NULL: as they stand
+  const uint8_t* codes;    // [n, k], 0..15, one a byte
+  const void* scales;      // [n, groups]
+  const void* zeros;       // [n, groups]: uint8_t for ZERO_INT, the scales' type for ZERO_FLOAT and ZERO_OFFSET
+  const int32_t* k_order;  // [k]: the input feature at each sorted position (GPTQ's act-order); NULL: as they stand
 } nybble_arrays;
 
 // A quantized weight that the library owns.
@@ -167,7 +167,8 @@ typedef struct nybble_problem {
 
 // The problem of multiplying m contiguous tokens by this weight, out of the same type as act. out->size is set, here
 // and below.
-nybble_status nybble_packed_problem(const nybble_packed* packed, int64_t m, nybble_dtype act_dtype, nybble_problem* out);
+nybble_status nybble_packed_problem(const nybble_packed* packed, int64_t m, nybble_dtype act_dtype,
+                                    nybble_problem* out);
 // From its line of text, "m16 n4096 k4096 bf16 g128", and back. `*text_bytes` is what the text takes with its final
 // zero; with a NULL text only that is written, and a buffer_bytes below it is an error.
 nybble_status nybble_problem_parse(const char* text, nybble_problem* out);
@@ -178,7 +179,7 @@ typedef struct nybble_device nybble_device;
 
 nybble_status nybble_device_cpu(int32_t num_threads, nybble_device** out);  // 0: all cores
 nybble_status nybble_device_cuda(int32_t ordinal, nybble_device** out);     // NYBBLE_UNSUPPORTED where there is none
-nybble_status nybble_device_h200(nybble_device** out);                      // a description to plan for, without the GPU
+nybble_status nybble_device_h200(nybble_device** out);  // a description to plan for, without the GPU
 const char* nybble_device_name(const nybble_device* device);
 void nybble_device_destroy(nybble_device* device);
 

@@ -1,0 +1,36 @@
+# Installs the build folder, moves the prefix and looks for what must be there and for paths that must not.
+file(REMOVE_RECURSE ${PREFIX} ${PREFIX}.before)
+execute_process(COMMAND ${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${PREFIX}.before COMMAND_ERROR_IS_FATAL ANY
+                OUTPUT_QUIET)
+file(RENAME ${PREFIX}.before ${PREFIX})
+
+file(GLOB_RECURSE headers RELATIVE ${SOURCE_DIR} ${SOURCE_DIR}/include/*.h)
+list(TRANSFORM headers PREPEND ${PREFIX}/)
+foreach(file IN LISTS headers ITEMS ${LIBRARY} ${COMMAND})
+  if(NOT EXISTS ${file})
+    message(SEND_ERROR "${file} was not installed")
+  endif()
+endforeach()
+file(GLOB_RECURSE licence ${PREFIX}/LICENSE)
+if(NOT licence)
+  message(SEND_ERROR "LICENSE was not installed")
+endif()
+
+file(GLOB_RECURSE descriptions ${PREFIX}/*.cmake ${PREFIX}/*.pc)
+list(LENGTH descriptions count)
+if(count LESS 5)  # nybbleConfig, its version, the targets in general and of one build type, nybble.pc
+  message(SEND_ERROR "only ${count} package files were installed: ${descriptions}")
+endif()
+foreach(file IN LISTS descriptions)
+  file(READ ${file} text)
+  foreach(path ${BUILD_DIR} ${SOURCE_DIR} ${PREFIX} "libcudart" "fmt::")
+    string(FIND "${text}" "${path}" at)
+    if(NOT at EQUAL -1)
+      message(SEND_ERROR "${file} names ${path}: it would be wrong on another machine")
+    endif()
+  endforeach()
+endforeach()
+
+if(COMMAND)
+  execute_process(COMMAND ${COMMAND} --help COMMAND_ERROR_IS_FATAL ANY OUTPUT_QUIET)
+endif()
