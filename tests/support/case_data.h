@@ -1,5 +1,5 @@
-// The numbers of the kernel tests, made from a seed: canonical weights whose sums are exact or hard, activations, bias and
-// residual, the same on the host and on the device.
+// The numbers of the kernel tests, made from a seed: canonical weights whose sums are exact or hard, activations, bias
+// and residual, the same on the host and on the device.
 #pragma once
 
 #include <cmath>
@@ -53,20 +53,28 @@ struct GroupNumbers {
 };
 
 // Scales 0, 1/2, 1, 2 of both signs; zero points on a grid of 1/2: weights are multiples of 1/4 up to 64.
-inline GroupNumbers exact_group(const RandomStream& scales, const RandomStream& zeros, uint64_t i, const WeightFormat& format,
-                                bool extreme) {
+inline GroupNumbers exact_group(const RandomStream& scales, const RandomStream& zeros, uint64_t i,
+                                const WeightFormat& format, bool extreme) {
   GroupNumbers group;
   const uint32_t choice = scales.below(2 * i, 32);
   group.scale = choice == 0 ? 0 : (choice & 1 ? 1.0 : choice & 2 ? 0.5 : 2.0) * (choice >= 24 ? -1 : 1);
   switch (format.zero_kind) {
-    case ZeroKind::kNone: break;
-    case ZeroKind::kInt: group.zero = zeros.below(i, 17); break;
-    case ZeroKind::kFloat: group.zero = zeros.below(i, 33) * 0.5; break;
-    case ZeroKind::kOffset: group.zero = static_cast<int>(zeros.below(i, 65)) * 0.5 - 16; break;
+    case ZeroKind::kNone:
+      break;
+    case ZeroKind::kInt:
+      group.zero = zeros.below(i, 17);
+      break;
+    case ZeroKind::kFloat:
+      group.zero = zeros.below(i, 33) * 0.5;
+      break;
+    case ZeroKind::kOffset:
+      group.zero = static_cast<int>(zeros.below(i, 65)) * 0.5 - 16;
+      break;
   }
   if (extreme && (i == 0 || scales.below(2 * i + 1, 8) == 0)) {
     const FloatShape shape = float_shape(format.scale_dtype);
-    const uint32_t patterns[] = {1, 1u << shape.mantissa_bits, shape.infinity() - 1, shape.sign() | (shape.infinity() - 1)};
+    const uint32_t patterns[] = {1, 1u << shape.mantissa_bits, shape.infinity() - 1,
+                                 shape.sign() | (shape.infinity() - 1)};
     group.scale = widen(patterns[i % 4], format.scale_dtype);
     group.zero_weights = true;
     group.zero = format.zero_kind == ZeroKind::kOffset ? 0 : zeros.below(i, 16);
@@ -75,8 +83,8 @@ inline GroupNumbers exact_group(const RandomStream& scales, const RandomStream& 
 }
 
 // Scales with all mantissas, such that sums over k are around 1.
-inline GroupNumbers random_group(const RandomStream& scales, const RandomStream& zeros, uint64_t i, const WeightFormat& format,
-                                 int64_t k, Data data) {
+inline GroupNumbers random_group(const RandomStream& scales, const RandomStream& zeros, uint64_t i,
+                                 const WeightFormat& format, int64_t k, Data data) {
   GroupNumbers group;
   group.scale = (0.5 + scales.uniform(2 * i)) / (4.6 * std::sqrt(static_cast<double>(k)));
   if (data == Data::kSpread) {
@@ -84,10 +92,17 @@ inline GroupNumbers random_group(const RandomStream& scales, const RandomStream&
     group.scale *= choice < 20 ? 0 : (choice % 2 == 0 ? 1 : -1) * std::ldexp(1.0, -static_cast<int>(choice / 32));
   }
   switch (format.zero_kind) {
-    case ZeroKind::kNone: break;
-    case ZeroKind::kInt: group.zero = zeros.below(i, 17); break;
-    case ZeroKind::kFloat: group.zero = 4 + 8 * zeros.uniform(i); break;
-    case ZeroKind::kOffset: group.zero = -(4 + 8 * zeros.uniform(i)) * group.scale; break;
+    case ZeroKind::kNone:
+      break;
+    case ZeroKind::kInt:
+      group.zero = zeros.below(i, 17);
+      break;
+    case ZeroKind::kFloat:
+      group.zero = 4 + 8 * zeros.uniform(i);
+      break;
+    case ZeroKind::kOffset:
+      group.zero = -(4 + 8 * zeros.uniform(i)) * group.scale;
+      break;
   }
   return group;
 }
@@ -114,7 +129,8 @@ inline QuantizedWeight make_weight(int64_t n, int64_t k, const WeightFormat& for
   if (format.k_order) {
     weight.k_order.resize(k);
     std::iota(weight.k_order.begin(), weight.k_order.end(), 0);
-    for (int64_t i = k - 1; i > 0; --i) std::swap(weight.k_order[i], weight.k_order[order.below(i, static_cast<uint32_t>(i + 1))]);
+    for (int64_t i = k - 1; i > 0; --i)
+      std::swap(weight.k_order[i], weight.k_order[order.below(i, static_cast<uint32_t>(i + 1))]);
   }
   std::vector<int64_t> group_of(k, 0);
   for (int64_t p = 0; p < k && format.group_size != kPerColumn; ++p)
@@ -140,11 +156,13 @@ inline QuantizedWeight make_weight(int64_t n, int64_t k, const WeightFormat& for
 }
 
 // Activation of token `row`, input feature `column`, as bits of `dtype`. Exact data: -2 to 2.
-NYBBLE_HD inline uint32_t act_bits(const RandomStream& stream, int64_t row, int64_t column, int64_t k, DType dtype, Data data) {
+NYBBLE_HD inline uint32_t act_bits(const RandomStream& stream, int64_t row, int64_t column, int64_t k, DType dtype,
+                                   Data data) {
   const uint64_t i = static_cast<uint64_t>(row * k + column);
   if (is_exact(data)) return narrow(static_cast<int>(stream.below(i, 5)) - 2, dtype);
   double value = stream.normal(i);
-  if (data == Data::kHuge && stream.bits(i) % 13 == 0) value = dtype == DType::kFp16 ? (value < 0 ? -60000 : 60000) : value * 0x1p70;
+  if (data == Data::kHuge && stream.bits(i) % 13 == 0)
+    value = dtype == DType::kFp16 ? (value < 0 ? -60000 : 60000) : value * 0x1p70;
   return narrow(value, dtype);
 }
 

@@ -16,7 +16,8 @@ namespace nybble::testing {
 
 // A CUDA call of the test itself that fails ends the test: after a fault nothing later can be trusted.
 inline void cuda_ok(cudaError_t code, const char* call) {
-  if (code != cudaSuccess) throw std::runtime_error(std::string(call) + ": " + cudaGetErrorName(code) + ", " + cudaGetErrorString(code));
+  if (code != cudaSuccess)
+    throw std::runtime_error(std::string(call) + ": " + cudaGetErrorName(code) + ", " + cudaGetErrorString(code));
 }
 #define CUDA_OK(call) ::nybble::testing::cuda_ok((call), #call)
 
@@ -38,12 +39,8 @@ class DeviceScratch {
     }
     return data_;
   }
-  template <class T>
-  T* reserve_as(size_t count) {
-    return static_cast<T*>(reserve(count * sizeof(T)));
-  }
-  template <class T>
-  T* upload(const T* host, size_t count) {
+  template <class T> T* reserve_as(size_t count) { return static_cast<T*>(reserve(count * sizeof(T))); }
+  template <class T> T* upload(const T* host, size_t count) {
     T* device = reserve_as<T>(count);
     if (count > 0) CUDA_OK(cudaMemcpy(device, host, count * sizeof(T), cudaMemcpyHostToDevice));
     return device;
@@ -55,9 +52,9 @@ class DeviceScratch {
   size_t bytes_ = 0;
 };
 
-// Device memory of which place() gives the last bytes of a mapping: what follows is mapped nowhere, so that reading past
-// the end faults (a whole granule of address space is kept free behind it). Where the driver has no virtual memory calls
-// it is plain memory, and only red zones guard it.
+// Device memory of which place() gives the last bytes of a mapping: what follows is mapped nowhere, so that reading
+// past the end faults (a whole granule of address space is kept free behind it). Where the driver has no virtual memory
+// calls it is plain memory, and only red zones guard it.
 class EndBuffer {
  public:
   EndBuffer() = default;
@@ -71,7 +68,8 @@ class EndBuffer {
     const size_t end = base_ + size_;
     const size_t start = (end - bytes) / align * align;
     CUDA_OK(cudaMemset(reinterpret_cast<void*>(start - kRedZoneBytes), kRedZoneByte, kRedZoneBytes));
-    if (start + bytes < end) CUDA_OK(cudaMemset(reinterpret_cast<void*>(start + bytes), kRedZoneByte, end - start - bytes));
+    if (start + bytes < end)
+      CUDA_OK(cudaMemset(reinterpret_cast<void*>(start + bytes), kRedZoneByte, end - start - bytes));
     data_ = reinterpret_cast<void*>(start);
     bytes_ = bytes;
     return data_;
@@ -94,8 +92,7 @@ class EndBuffer {
     decltype(&cuMemGetAllocationGranularity) granularity = nullptr;
     bool complete = false;
 
-    template <class F>
-    static bool get(const char* name, F& function) {
+    template <class F> static bool get(const char* name, F& function) {
       void* address = nullptr;
       cudaDriverEntryPointQueryResult found{};
       const cudaError_t code = cudaGetDriverEntryPointByVersion(name, &address, 12000, cudaEnableDefault, &found);
@@ -177,7 +174,8 @@ class GuardedDeviceBuffer {
  public:
   void* place(size_t bytes, size_t offset) {  // offset: from a 256-byte boundary
     bytes_ = bytes;
-    data_ = static_cast<unsigned char*>(memory_.reserve(2 * kRedZoneBytes + 256 + offset + bytes)) + kRedZoneBytes + offset;
+    data_ =
+        static_cast<unsigned char*>(memory_.reserve(2 * kRedZoneBytes + 256 + offset + bytes)) + kRedZoneBytes + offset;
     return data_;
   }
   void poison(cudaStream_t stream, unsigned char byte = kPoisonByte) const {

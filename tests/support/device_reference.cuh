@@ -1,11 +1,12 @@
-// The meaning of a problem on the GPU, in plain kernels over the canonical weight with double sums, and the kernels that
-// fill and judge buffers. Knows nothing of packing. src/reference judges it on small cases (tests/gpu_kernels).
+// The meaning of a problem on the GPU, in plain kernels over the canonical weight with double sums, and the kernels
+// that fill and judge buffers. Knows nothing of packing. src/reference judges it on small cases (tests/gpu_kernels).
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include "support/case_data.h"
 #include "support/device_memory.h"
+#include "support/judge.h"
 #include "support/numbers.h"
 
 namespace nybble::testing {
@@ -25,10 +26,14 @@ struct WeightView {
     const int64_t group = row * groups + group_of[column];
     const double u = codes[row * k + column], scale = load_value(scales, scale_dtype, group);
     switch (zero_kind) {
-      case ZeroKind::kNone: return (u - 8) * scale;
-      case ZeroKind::kInt: return (u - int_zeros[group]) * scale;
-      case ZeroKind::kFloat: return (u - load_value(float_zeros, scale_dtype, group)) * scale;
-      case ZeroKind::kOffset: return u * scale + load_value(float_zeros, scale_dtype, group);
+      case ZeroKind::kNone:
+        return (u - 8) * scale;
+      case ZeroKind::kInt:
+        return (u - int_zeros[group]) * scale;
+      case ZeroKind::kFloat:
+        return (u - load_value(float_zeros, scale_dtype, group)) * scale;
+      case ZeroKind::kOffset:
+        return u * scale + load_value(float_zeros, scale_dtype, group);
     }
     return 0;
   }
@@ -40,8 +45,10 @@ struct WeightView {
 
 namespace device {
 
-[[maybe_unused]] static __global__ void dequantize(WeightView weight, Numerics numerics, DType act_dtype, double* values) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < weight.n * weight.k; i += int64_t{gridDim.x} * blockDim.x)
+[[maybe_unused]] static __global__ void dequantize(WeightView weight, Numerics numerics, DType act_dtype,
+                                                   double* values) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < weight.n * weight.k;
+       i += int64_t{gridDim.x} * blockDim.x)
     values[i] = weight.value(i / weight.k, i % weight.k, numerics, act_dtype);
 }
 
@@ -82,7 +89,8 @@ __global__ void __launch_bounds__(256) multiply(const void* act, DType act_dtype
 
 // Activation rows count from the end of the pool: the last row is row 0 of the stream, so that a case that ends at the
 // pool's end has the same numbers in a pool of any height. Between k and ld stands NaN.
-[[maybe_unused]] static __global__ void fill_act(void* act, DType dtype, int64_t rows, int64_t k, int64_t ld, uint64_t seed, Data data) {
+[[maybe_unused]] static __global__ void fill_act(void* act, DType dtype, int64_t rows, int64_t k, int64_t ld,
+                                                 uint64_t seed, Data data) {
   const RandomStream stream(seed, kAct);
   const int64_t count = (rows - 1) * ld + k;
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
@@ -92,8 +100,8 @@ __global__ void __launch_bounds__(256) multiply(const void* act, DType act_dtype
 }
 
 // rows x columns numbers with NaN between columns and ld: a bias (one row) or a residual.
-[[maybe_unused]] static __global__ void fill_addend(void* values, DType dtype, int64_t rows, int64_t columns, int64_t ld, uint64_t seed,
-                                   Purpose purpose, Data data) {
+[[maybe_unused]] static __global__ void fill_addend(void* values, DType dtype, int64_t rows, int64_t columns,
+                                                    int64_t ld, uint64_t seed, Purpose purpose, Data data) {
   const RandomStream stream(seed, purpose);
   const int64_t count = (rows - 1) * ld + columns;
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
@@ -142,35 +150,11 @@ struct Expectation {
   }
 };
 
-// How one output stands to the rule: badness 0 is right. `used` is the share of the accumulation allowance it used.
-struct Judgement {
-  double badness, used;
-  bool rounded;
-};
-NYBBLE_HD inline Judgement judge(uint32_t got, double exact, double absolute, bool equality, int64_t k, DType dtype) {
-  const uint32_t nearest = narrow(exact, dtype);
-  const bool same = same_number(got, nearest, dtype);
-  if (equality) {
-    if (same) return {0, 0, true};
-    const double error = fabs(widen(got, dtype) - exact);
-    return {error > 0 && error < 1e30 ? error : 1e30, 0, false};
-  }
-  const double allowance = accumulation_allowance(absolute, k), value = widen(got, dtype);
-  if (!is_finite(got, dtype)) {  // right only where fp32 sums may round past the range, on that side
-    const bool reached = !is_nan(got, dtype) && (value < 0) == (exact < 0) &&
-                         !is_finite(narrow(exact + (exact < 0 ? -allowance : allowance), dtype), dtype);
-    return {reached ? 0.0 : 1e30, 0, same};
-  }
-  const double error = fabs(value - exact), half = half_step(fabs(exact) + allowance, dtype);
-  if (!(error <= 1e300)) return {1e30, 0, same};
-  const double used = error > half ? (allowance > 0 ? (error - half) / allowance : 1e30) : 0;
-  return {used > 1 ? used : 0, used, same};
-}
-
 namespace device {
 
-[[maybe_unused]] static __global__ void judge_output(Expectation expected, const void* out, const unsigned char* red_before,
-                                    const unsigned char* red_after, Verdict* verdict) {
+[[maybe_unused]] static __global__ void judge_output(Expectation expected, const void* out,
+                                                     const unsigned char* red_before, const unsigned char* red_after,
+                                                     Verdict* verdict) {
   const int64_t stride = int64_t{gridDim.x} * blockDim.x, first = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
   const int64_t count = expected.m == 0 ? 0 : (expected.m - 1) * expected.ld_out + expected.n;
   const uint32_t poison = expected.out_dtype == DType::kFp32 ? 0xFFFFFFFFu : 0xFFFFu;
@@ -192,7 +176,8 @@ namespace device {
       atomicAdd(&verdict->wrong, 1ull);
       if (got == poison) atomicAdd(&verdict->unwritten, 1ull);
       const unsigned int index = ~static_cast<unsigned int>(row * expected.n + column);
-      atomicMax(&verdict->worst, static_cast<unsigned long long>(__float_as_uint(static_cast<float>(result.badness))) << 32 | index);
+      atomicMax(&verdict->worst,
+                static_cast<unsigned long long>(__float_as_uint(static_cast<float>(result.badness))) << 32 | index);
     }
   }
   for (int64_t i = first; i < static_cast<int64_t>(kRedZoneBytes); i += stride)
@@ -208,19 +193,23 @@ namespace device {
 }
 
 // Counts the bytes in which two buffers differ.
-[[maybe_unused]] static __global__ void count_differences(const unsigned char* a, const unsigned char* b, int64_t count, unsigned long long* differences) {
+[[maybe_unused]] static __global__ void count_differences(const unsigned char* a, const unsigned char* b, int64_t count,
+                                                          unsigned long long* differences) {
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x)
     if (a[i] != b[i]) atomicAdd(differences, 1ull);
 }
 
 // Counts the bytes that are not `byte`.
-[[maybe_unused]] static __global__ void count_other_bytes(const unsigned char* a, int64_t count, unsigned char byte, unsigned long long* others) {
+[[maybe_unused]] static __global__ void count_other_bytes(const unsigned char* a, int64_t count, unsigned char byte,
+                                                          unsigned long long* others) {
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x)
     if (a[i] != byte) atomicAdd(others, 1ull);
 }
 
 }  // namespace device
 
-inline int grid_for(int64_t count) { return static_cast<int>(count < 1 ? 1 : count > 256 * 1024 ? 1024 : (count + 255) / 256); }
+inline int grid_for(int64_t count) {
+  return static_cast<int>(count < 1 ? 1 : count > 256 * 1024 ? 1024 : (count + 255) / 256);
+}
 
 }  // namespace nybble::testing

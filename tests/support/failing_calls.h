@@ -1,5 +1,5 @@
-// System calls that fail on demand, for tests that ask what is left on disk then. The definitions below take the place of
-// libc's in the program that includes this file, so exactly one source of a test program may.
+// System calls that fail on demand, for tests that ask what is left on disk then. The definitions below take the place
+// of libc's in the program that includes this file, so exactly one source of a test program may.
 #pragma once
 
 #include <fcntl.h>

@@ -25,10 +25,7 @@ class GuardedHostBuffer {
   }
 
   void* data() const { return data_; }
-  template <class T>
-  T* as() const {
-    return reinterpret_cast<T*>(data_);
-  }
+  template <class T> T* as() const { return reinterpret_cast<T*>(data_); }
   size_t size_bytes() const { return bytes_; }
 
   // Empty: nothing was written outside. Else the nearest damaged byte, in words.

@@ -1,5 +1,6 @@
-// The 16- and 32-bit float types as exact doubles, on the host and the device: written apart from src/ and in another way,
-// so that the tests do not judge a rounding by itself. tests/support/support_test.cc holds both against each other.
+// The 16- and 32-bit float types as exact doubles, on the host and the device: written apart from src/ and in another
+// way, so that the tests do not judge a rounding by itself. tests/support/support_test.cc holds both against each
+// other.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +54,8 @@ NYBBLE_HD inline double widen(uint32_t bits, DType dtype) {
 // Rounds once, to nearest, ties to even; past the range to infinity.
 NYBBLE_HD inline uint32_t narrow(double value, DType dtype) {
   const FloatShape shape = float_shape(dtype);
-  const uint64_t bits = bits_of_double(value), magnitude = bits & ~(1ull << 63), mantissa = magnitude & ((1ull << 52) - 1);
+  const uint64_t bits = bits_of_double(value), magnitude = bits & ~(1ull << 63),
+                 mantissa = magnitude & ((1ull << 52) - 1);
   const uint32_t sign = (bits >> 63) != 0 ? shape.sign() : 0;
   if (magnitude > 0x7FF0000000000000u) return shape.infinity() | 1u << (shape.mantissa_bits - 1);
   const int exponent = static_cast<int>(magnitude >> 52) - 1023;
@@ -62,7 +64,8 @@ NYBBLE_HD inline uint32_t narrow(double value, DType dtype) {
   const int lowest = 1 - shape.bias();  // exponent of the smallest normal number
   const int drop = 52 - shape.mantissa_bits + (exponent < lowest ? lowest - exponent : 0);
   if (drop > 53) return sign;  // below half of the smallest number
-  const uint64_t significand = mantissa | 1ull << 52, rest = significand & ((1ull << drop) - 1), half = 1ull << (drop - 1);
+  const uint64_t significand = mantissa | 1ull << 52, rest = significand & ((1ull << drop) - 1),
+                 half = 1ull << (drop - 1);
   uint64_t kept = significand >> drop;
   if (rest > half || (rest == half && (kept & 1) != 0)) ++kept;
   if (exponent >= lowest) kept += static_cast<uint64_t>(exponent + shape.bias() - 1) << shape.mantissa_bits;
@@ -102,7 +105,8 @@ NYBBLE_HD inline double half_step(double value, DType dtype) {
   return power_of_two((exponent < lowest ? lowest : exponent) - shape.mantissa_bits - 1);
 }
 
-// The part of the pass rule of docs/testing.md that fp32 accumulation may use up: 2^-19 max(1, k / 16384) sum |act| |weight|.
+// The part of the pass rule of docs/testing.md that fp32 accumulation may use up: 2^-19 max(1, k / 16384) sum |act|
+// |weight|.
 NYBBLE_HD inline double accumulation_allowance(double magnitude, int64_t k) {
   return magnitude * 0x1p-19 * (k > 16384 ? static_cast<double>(k) / 16384 : 1.0);
 }

@@ -22,8 +22,8 @@ class RandomStream {
   // gives the same bits everywhere.
   NYBBLE_HD double normal(uint64_t i) const {
     const uint64_t b = bits(i);
-    const int sum = static_cast<int>(b & 0xFFFF) + static_cast<int>(b >> 16 & 0xFFFF) + static_cast<int>(b >> 32 & 0xFFFF) +
-                    static_cast<int>(b >> 48);
+    const int sum = static_cast<int>(b & 0xFFFF) + static_cast<int>(b >> 16 & 0xFFFF) +
+                    static_cast<int>(b >> 32 & 0xFFFF) + static_cast<int>(b >> 48);
     return (sum - 2 * 65535) * (1.7320508075688772 / 65536);
   }
 

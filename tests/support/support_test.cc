@@ -8,6 +8,7 @@
 #include "reference/envelope.h"
 #include "support/case_data.h"
 #include "support/guarded_host.h"
+#include "support/judge.h"
 #include "support/numbers.h"
 #include "weight/value.h"
 
@@ -62,7 +63,8 @@ TEST(Numbers, PassRuleIsTheLibrarysEnvelope) {
     for (int64_t k : {100, 4096, 40000})
       for (DType dtype : kTypes) {
         const double allowance = accumulation_allowance(magnitude, k);
-        EXPECT_DOUBLE_EQ(allowance + half_step(std::abs(sum) + allowance, dtype), allowed_error(sum, magnitude, k, dtype));
+        EXPECT_DOUBLE_EQ(allowance + half_step(std::abs(sum) + allowance, dtype),
+                         allowed_error(sum, magnitude, k, dtype));
       }
   }
 }
@@ -72,6 +74,44 @@ TEST(Numbers, ZerosAreOneNumberAndNothingElse) {
   EXPECT_FALSE(same_number(1, 0x8001, DType::kBf16));
   EXPECT_TRUE(same_number(0, 0x80000000, DType::kFp32));
   EXPECT_FALSE(same_number(0, 0x8000, DType::kFp32));
+}
+
+TEST(Judge, ExactDataAllowsOneAnswer) {
+  for (DType dtype : {DType::kBf16, DType::kFp16}) {
+    const uint32_t right = narrow(-12.5, dtype);
+    EXPECT_EQ(judge(right, -12.5, 0, true, 64, dtype).badness, 0);
+    EXPECT_TRUE(judge(right, -12.5, 0, true, 64, dtype).rounded);
+    for (uint32_t wrong :
+         {right + 1, right - 1, right ^ float_shape(dtype).sign(), 0xFFFFu, float_shape(dtype).infinity()})
+      EXPECT_GT(judge(wrong, -12.5, 0, true, 64, dtype).badness, 0) << wrong;
+    EXPECT_EQ(judge(float_shape(dtype).sign(), 0, 0, true, 64, dtype).badness, 0) << "-0 is 0";
+    EXPECT_EQ(judge(float_shape(dtype).infinity(), 1e39, 0, true, 64, dtype).badness, 0);
+  }
+}
+
+TEST(Judge, RoundedDataAllowsTheEnvelopeAndNoMore) {
+  const DType dtype = DType::kFp32;  // fine enough to step through the allowance
+  const double exact = 3, magnitude = 100, allowance = 100 * 0x1p-19;
+  const auto at = [&](double error) {
+    return judge(narrow(exact + error, dtype), exact, magnitude, false, 4096, dtype);
+  };
+  for (double sign : {-1.0, 1.0}) {
+    EXPECT_EQ(at(sign * 0.99 * allowance).badness, 0);
+    EXPECT_NEAR(at(sign * 0.5 * allowance).used, 0.5, 0.01);
+    EXPECT_GT(at(sign * 1.01 * allowance).badness, 1);
+  }
+  EXPECT_GT(judge(0xFFFFFFFF, exact, magnitude, false, 4096, dtype).badness, 1) << "not written";
+  EXPECT_GT(judge(narrow(INFINITY, dtype), exact, magnitude, false, 4096, dtype).badness, 1);
+  // bf16: half a step of the store comes on top.
+  EXPECT_EQ(judge(narrow(1.0, DType::kBf16), 1 + 0x1p-8, 0.01, false, 64, DType::kBf16).badness, 0);
+  EXPECT_GT(judge(narrow(1.0, DType::kBf16), 1 + 0x1.1p-8, 0.01, false, 64, DType::kBf16).badness, 0);
+  // fp16 at its range's end: infinity where sums may reach 65520, on that side only.
+  const uint32_t infinity = 0x7C00;
+  EXPECT_EQ(judge(infinity, 65521, 1e5, false, 64, DType::kFp16).badness, 0);
+  EXPECT_EQ(judge(infinity, 65519.95, 1e5, false, 64, DType::kFp16).badness, 0);
+  EXPECT_GT(judge(infinity, 65000, 1e5, false, 64, DType::kFp16).badness, 0);
+  EXPECT_GT(judge(infinity, -65600, 1e5, false, 64, DType::kFp16).badness, 0);
+  EXPECT_GT(judge(0x7BFF, 70000, 1e5, false, 64, DType::kFp16).badness, 0);
 }
 
 // Weights of every kind are valid, pack, and come back; exact ones stay small enough for exact sums.
@@ -105,7 +145,8 @@ TEST(Weights, ExactActivationsAreSmallIntegers) {
   const RandomStream stream(5, kAct);
   int seen[5] = {};
   for (int64_t i = 0; i < 1000; ++i)
-    for (DType dtype : {DType::kBf16, DType::kFp16}) ++seen[static_cast<int>(widen(act_bits(stream, i, 3, 7, dtype, Data::kExact), dtype)) + 2];
+    for (DType dtype : {DType::kBf16, DType::kFp16})
+      ++seen[static_cast<int>(widen(act_bits(stream, i, 3, 7, dtype, Data::kExact), dtype)) + 2];
   for (int count : seen) EXPECT_GT(count, 100);
 }
 
