@@ -14,32 +14,32 @@ namespace nybble {
 
 // A linear layer found in a checkpoint.
 struct LayerInfo {
-  std::string name;        // module path, without ".weight"
+  std::string name;  // module path, without ".weight"
   int64_t n = 0;
   int64_t k = 0;
   bool quantized = false;
   DType dense_dtype = DType::kFp32;  // of a layer that is not quantized
-  WeightFormat format;     // of a quantized one
-  std::string file;        // the shard that holds it (base name)
+  WeightFormat format;               // of a quantized one
+  std::string file;                  // the shard that holds it (base name)
 };
 
 // An open checkpoint: a safetensors file or a model folder. Reads one layer at a time, so memory is bounded by a layer.
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
-  virtual std::string format() const = 0;        // "dense", "compressed-tensors"
-  virtual std::string convention() const = 0;    // which convention was found, and why, in one line
+  virtual std::string format() const = 0;      // "dense", "compressed-tensors"
+  virtual std::string convention() const = 0;  // which convention was found, and why, in one line
   virtual const std::vector<LayerInfo>& layers() const = 0;
   virtual Result<DenseWeight> read_dense(const std::string& layer) const = 0;
   virtual Result<QuantizedWeight> read_quantized(const std::string& layer) const = 0;
-  // Reads and checks everything: values that steer indexing, scales, zeros, and that dense weights are finite. The error
-  // is that of the first broken layer. `progress(done, total)` counts bytes and may be empty.
+  // Reads and checks everything: values that steer indexing, scales, zeros, and that dense weights are finite. The
+  // error is that of the first broken layer. `progress(done, total)` counts bytes and may be empty.
   virtual Result<void> check(const std::function<void(int64_t, int64_t)>& progress) const = 0;
 };
 
 // Opens a .safetensors file or a folder that holds one (model.safetensors or a sharded index) and finds out which
-// format it is, with the help of the config.json beside it. Every file is treated as hostile: docs/architecture.md lists
-// what is checked.
+// format it is, with the help of the config.json beside it. Every file is treated as hostile: docs/architecture.md
+// lists what is checked.
 Result<std::unique_ptr<Checkpoint>> open_checkpoint(const std::string& path);
 
 // The linear layers of a model that write_compressed_tensors() quantizes, and what to do with an output folder in use.

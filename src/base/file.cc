@@ -231,6 +231,8 @@ Result<void> Directory::remove_file(const std::string& name) const {
   return {};
 }
 
+Result<void> Directory::sync() const { return sync_retrying(fd_.get(), path_); }
+
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept
     : directory_(std::move(other.directory_)),
       fd_(std::move(other.fd_)),

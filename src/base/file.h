@@ -91,8 +91,9 @@ class Directory {
 
   // Takes an exclusive lock that ends with this object; false: someone else holds it.
   Result<bool> try_lock() const;
-  // Deletes a file if it is there.
+  // Deletes a file if it is there. sync() makes that durable.
   Result<void> remove_file(const std::string& name) const;
+  Result<void> sync() const;
 
  private:
   static Result<Directory> adopt(FileDescriptor fd, std::string path);

@@ -6,11 +6,13 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
-#include <vector>
 
 namespace nybble::base {
 namespace {
+
+constexpr int kMaxThreads = 1024;
 
 thread_local bool inside_parallel_for = false;
 
@@ -36,12 +38,9 @@ class Pool {
     std::lock_guard one_job(callers_);
     {
       std::lock_guard lock(mutex_);
-      while (static_cast<int>(workers_.size()) < helpers) {
-        workers_.emplace_back([this] { work(); });
-        workers_.back().detach();
-      }
+      hire(helpers);
       job_ = &job;
-      wanted_ = helpers;
+      wanted_ = std::min(helpers, workers_);
       active_ = 0;
       ++generation_;
     }
@@ -54,6 +53,14 @@ class Pool {
   }
 
  private:
+  // Where the system gives no more threads, fewer do the work.
+  void hire(int helpers) {
+    try {
+      for (; workers_ < helpers; ++workers_) std::thread([this] { work(); }).detach();
+    } catch (const std::system_error&) {
+    }
+  }
+
   void work() {
     inside_parallel_for = true;
     uint64_t seen = 0;
@@ -73,9 +80,8 @@ class Pool {
 
   std::mutex callers_, mutex_;
   std::condition_variable wake_, idle_;
-  std::vector<std::thread> workers_;
   Job* job_ = nullptr;
-  int wanted_ = 0, active_ = 0;
+  int workers_ = 0, wanted_ = 0, active_ = 0;
   uint64_t generation_ = 0;
 };
 
@@ -89,7 +95,7 @@ int default_threads() {
 
 void parallel_for(int64_t count, int num_threads, const std::function<void(int64_t)>& body) {
   if (count <= 0) return;
-  const int64_t threads = std::min<int64_t>(count, num_threads > 0 ? num_threads : default_threads());
+  const int64_t threads = std::min<int64_t>({count, num_threads > 0 ? num_threads : default_threads(), kMaxThreads});
   Job job;
   job.count = count;
   job.body = &body;

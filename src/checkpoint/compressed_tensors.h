@@ -1,0 +1,22 @@
+// compressed-tensors "pack-quantized": the words that its reader and its writer share. For a layer of n x k, G groups:
+//   weight_packed      I32 [n, ceil(k / 8)]   code of (n, k) in nibble k % 8 of word k / 8
+//   weight_scale       float [n, G]
+//   weight_shape       I64 [2]                n, k
+//   weight_zero_point  I32 [ceil(n / 8), G]   asymmetric only: zero of (n, group) in nibble n % 8 of word [n /
+//   8][group] weight_g_idx       I32 [k]                the group of each input feature; older files with actorder
+//   "group" only
+// Codes and zeros are signed numbers stored + 8, so their difference is that of the stored numbers: the canonical form.
+#pragma once
+
+namespace nybble::checkpoint {
+
+inline constexpr char kWeightPacked[] = ".weight_packed";
+inline constexpr char kWeightScale[] = ".weight_scale";
+inline constexpr char kWeightShape[] = ".weight_shape";
+inline constexpr char kWeightZeroPoint[] = ".weight_zero_point";
+inline constexpr char kWeightGroupIndex[] = ".weight_g_idx";
+
+inline constexpr char kQuantMethod[] = "compressed-tensors";
+inline constexpr char kPackQuantized[] = "pack-quantized";
+
+}  // namespace nybble::checkpoint

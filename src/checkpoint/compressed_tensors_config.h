@@ -1,0 +1,55 @@
+// The quantization_config of a compressed-tensors model: which 4-bit scheme each layer has.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/name_pattern.h"
+#include "nybble/types.h"
+
+namespace nybble::checkpoint {
+
+struct Int4Scheme {
+  bool symmetric = true;
+  int group_size = 128;    // or kPerColumn for the strategy "channel"
+  bool act_order = false;  // actorder "group": input features are assigned to groups by weight_g_idx
+
+  friend bool operator==(const Int4Scheme&, const Int4Scheme&) = default;
+};
+
+class CompressedTensorsConfig {
+ public:
+  // `path` names the model in errors. What this library cannot run is refused here, with the way out.
+  static Result<CompressedTensorsConfig> parse(const nlohmann::json& settings, const std::string& path);
+
+  // The scheme of a layer that is stored packed. An error where the configuration ignores it, matches no group or
+  // leaves a choice.
+  Result<Int4Scheme> scheme_of(const std::string& layer) const;
+
+ private:
+  // What a layer can be called by: its name, a regular expression for it ("re:..."), or its class ("Linear").
+  struct Targets {
+    std::vector<std::string> words;
+    std::vector<NamePattern> patterns;
+
+    static Result<Targets> parse(const nlohmann::json& list, const std::string& what);
+    bool names(const std::string& layer) const;
+    bool matches(const std::string& layer) const;
+    bool has_class() const;
+  };
+  struct Group {
+    std::string name;
+    Targets targets;
+    Int4Scheme scheme;
+  };
+
+  Result<void> add_group(const std::string& name, const nlohmann::json& group, const std::string& model_format);
+
+  std::string path_;
+  std::vector<Group> groups_;
+  Targets ignore_;
+};
+
+}  // namespace nybble::checkpoint

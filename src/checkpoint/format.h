@@ -1,0 +1,26 @@
+// What a checkpoint format is to the rest of the room. A new format is one file that defines one of these, and one line
+// in formats.cc.
+#pragma once
+
+#include <memory>
+
+#include "checkpoint/model_files.h"
+#include "nybble/checkpoint.h"
+
+namespace nybble::checkpoint {
+
+struct Format {
+  const char* name;
+  // Whether the model speaks this format, by its configuration or its tensors' names. It need not be whole: what is
+  // wrong with it, open() says.
+  bool (*recognizes)(const ModelFiles& model);
+  Result<std::unique_ptr<Checkpoint>> (*open)(std::shared_ptr<const ModelFiles> model);
+};
+
+extern const Format kCompressedTensorsFormat;
+extern const Format kDenseFormat;
+
+// The first format of the list that recognizes the model; an error that names what was found and what is known.
+Result<const Format*> find_format(const ModelFiles& model);
+
+}  // namespace nybble::checkpoint

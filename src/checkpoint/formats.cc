@@ -1,0 +1,45 @@
+// The list of formats, most particular first, and the door to all of them.
+#include "base/error.h"
+#include "checkpoint/format.h"
+#include "checkpoint/json_text.h"
+
+namespace nybble::checkpoint {
+namespace {
+
+constexpr const Format* kFormats[] = {
+    &kCompressedTensorsFormat,
+    &kDenseFormat,
+};
+
+}  // namespace
+
+Result<const Format*> find_format(const ModelFiles& model) {
+  std::string known;
+  for (const Format* format : kFormats) {
+    if (format->recognizes(model)) return format;
+    known += known.empty() ? format->name : std::string(", ") + format->name;
+  }
+  const nlohmann::json& settings = model.quantization_config();
+  const std::string method = string_member(settings, "quant_method");
+  if (!settings.is_null())
+    return unsupported(
+        "{}: config.json says that it is quantized with {}; known formats are {}. Start from the model's "
+        "unquantized weights instead",
+        model.path(), method.empty() ? "an unnamed method" : printable(method), known);
+  return unsupported("{}: its tensors belong to a quantization format that no config.json names; known formats are {}",
+                     model.path(), known);
+}
+
+}  // namespace nybble::checkpoint
+
+namespace nybble {
+
+Result<std::unique_ptr<Checkpoint>> open_checkpoint(const std::string& path) {
+  Result<std::shared_ptr<const checkpoint::ModelFiles>> model = checkpoint::ModelFiles::open(path);
+  if (!model) return model.error();
+  const Result<const checkpoint::Format*> format = checkpoint::find_format(**model);
+  if (!format) return format.error();
+  return (*format)->open(std::move(*model));
+}
+
+}  // namespace nybble

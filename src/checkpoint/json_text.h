@@ -1,0 +1,33 @@
+// JSON from files that may lie: parsed under limits, with duplicate keys refused; and untrusted text made printable.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+#include "nybble/result.h"
+
+namespace nybble::checkpoint {
+
+inline constexpr int64_t kMaxExactInteger = int64_t{1} << 53;  // what every JSON reader agrees on
+inline constexpr size_t kMaxNameBytes = 4096;
+
+// Untrusted text for an error message: in quotes, control characters as \xNN, shortened past max_bytes.
+std::string printable(std::string_view text, size_t max_bytes = 100);
+
+// Whether a name could deceive whoever reads it in a log.
+bool has_control_character(std::string_view name);
+
+struct JsonLimits {
+  int max_depth = 8;
+  int64_t max_values = 4'000'000;
+};
+
+// The document as a value tree; `what` names its file in errors. Object keys are at most kMaxNameBytes long.
+Result<nlohmann::json> parse_json(std::string_view text, const std::string& what, const JsonLimits& limits);
+
+// The words of a parse error of the JSON library, without its number and place.
+std::string parse_error_words(const nlohmann::json::exception& error);
+
+}  // namespace nybble::checkpoint

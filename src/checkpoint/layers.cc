@@ -1,0 +1,143 @@
+#include "checkpoint/layers.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "checkpoint/json_text.h"
+
+namespace nybble::checkpoint {
+namespace {
+
+std::string tensor_name(std::string_view layer, const char* suffix) { return std::string(layer) + suffix; }
+
+}  // namespace
+
+std::string_view layer_of(std::string_view tensor_name, std::string_view suffix) {
+  if (!tensor_name.ends_with(suffix)) return {};
+  return tensor_name.substr(0, tensor_name.size() - suffix.size());
+}
+
+bool is_dense_layer(const ModelFiles& model, std::string_view layer) {
+  const TensorRef weight = model.find(tensor_name(layer, ".weight"));
+  if (!weight || weight->shape.size() != 2 || weight->size_bytes() == 0 || !float_type(weight->type)) return false;
+  const TensorRef bias = model.find(tensor_name(layer, ".bias"));
+  return !bias || (bias->shape == std::vector{weight->shape[0]} && float_type(bias->type));
+}
+
+LayerInfo dense_layer_info(const ModelFiles& model, std::string_view layer) {
+  const TensorRef weight = model.find(tensor_name(layer, ".weight"));
+  NYBBLE_CHECK(is_dense_layer(model, layer), "the caller asked is_dense_layer()");
+  LayerInfo info;
+  info.name = layer;
+  info.n = weight->shape[0];
+  info.k = weight->shape[1];
+  info.dense_dtype = *float_type(weight->type);
+  info.file = model.shard_name(weight);
+  return info;
+}
+
+Result<FloatArray> read_floats(const TensorRef& tensor) {
+  const Result<DType> dtype = float_type(tensor->type);
+  if (!dtype) return invalid_data("{}: {}", tensor.where(), dtype.error().message);
+  Result<std::vector<std::byte>> bytes = tensor.read_all();
+  if (!bytes) return bytes.error();
+  FloatArray values;
+  values.dtype = *dtype;
+  values.bytes = std::move(*bytes);
+  return values;
+}
+
+Result<FloatArray> read_bias(const ModelFiles& model, std::string_view layer, int64_t n) {
+  const TensorRef bias = model.find(tensor_name(layer, ".bias"));
+  if (!bias) return FloatArray{};
+  if (bias->shape != std::vector{n})
+    return invalid_data("{}: has shape {}; the layer's {} output features need [{}]", bias.where(),
+                        shape_text(bias->shape), n, n);
+  return read_floats(bias);
+}
+
+Result<void> check_finite(const FloatArray& values, const TensorRef& tensor) {
+  const uint32_t exponent = values.dtype == DType::kBf16   ? 0x7F80u
+                            : values.dtype == DType::kFp16 ? 0x7C00u
+                                                           : 0x7F800000u;
+  for (size_t i = 0; i < values.size(); ++i)
+    if ((values.bits_at(i) & exponent) == exponent)
+      return invalid_data("{}: element {} of shape {} is {}", tensor.where(), i, shape_text(tensor->shape),
+                          values.at(i));
+  return {};
+}
+
+LayerCheckpoint::LayerCheckpoint(std::shared_ptr<const ModelFiles> model, std::vector<LayerInfo> layers)
+    : model_(std::move(model)), layers_(std::move(layers)) {
+  std::sort(layers_.begin(), layers_.end(), [](const LayerInfo& a, const LayerInfo& b) { return a.name < b.name; });
+}
+
+Result<const LayerInfo*> LayerCheckpoint::find(const std::string& layer, bool quantized) const {
+  const auto at = std::lower_bound(layers_.begin(), layers_.end(), layer,
+                                   [](const LayerInfo& info, const std::string& wanted) { return info.name < wanted; });
+  if (at == layers_.end() || at->name != layer)
+    return invalid_argument("{}: has no linear layer {}; layers() lists all {}", model_->path(), printable(layer),
+                            layers_.size());
+  if (at->quantized != quantized)
+    return invalid_argument("{}: layer {} is {}quantized; read it with {}", model_->path(), printable(layer),
+                            at->quantized ? "" : "not ", at->quantized ? "read_quantized()" : "read_dense()");
+  return &*at;
+}
+
+Result<DenseWeight> LayerCheckpoint::read_dense(const std::string& layer) const {
+  const Result<const LayerInfo*> info = find(layer, false);
+  if (!info) return info.error();
+  Result<FloatArray> values = read_floats(model_->find(tensor_name(layer, ".weight")));
+  if (!values) return values.error();
+  Result<FloatArray> bias = read_bias(*model_, layer, (*info)->n);
+  if (!bias) return bias.error();
+  return DenseWeight{layer, (*info)->n, (*info)->k, std::move(*values), std::move(*bias)};
+}
+
+Result<QuantizedWeight> LayerCheckpoint::read_quantized(const std::string& layer) const {
+  const Result<const LayerInfo*> info = find(layer, true);
+  if (!info) return info.error();
+  Result<QuantizedWeight> weight = read_codes(**info);
+  if (!weight) return weight;
+  Result<FloatArray> bias = read_bias(*model_, layer, weight->n);
+  if (!bias) return bias.error();
+  weight->bias = std::move(*bias);
+  if (Result<void> valid = validate(*weight); !valid)
+    return invalid_data("{}: {}", model_->path(), valid.error().message);
+  return weight;
+}
+
+Result<void> LayerCheckpoint::check_layer(const LayerInfo& layer) const {
+  FloatArray bias;
+  if (layer.quantized) {
+    Result<QuantizedWeight> weight = read_quantized(layer.name);
+    if (!weight) return weight.error();
+    bias = std::move(weight->bias);
+  } else {
+    Result<DenseWeight> weight = read_dense(layer.name);
+    if (!weight) return weight.error();
+    if (Result<void> finite = check_finite(weight->values, model_->find(tensor_name(layer.name, ".weight"))); !finite)
+      return finite;
+    bias = std::move(weight->bias);
+  }
+  return bias.empty() ? Result<void>() : check_finite(bias, model_->find(tensor_name(layer.name, ".bias")));
+}
+
+int64_t LayerCheckpoint::bytes_of(const LayerInfo& layer) const {
+  return layer.quantized ? layer.n * layer.k / 2
+                         : layer.n * layer.k * static_cast<int64_t>(dtype_bytes(layer.dense_dtype));
+}
+
+Result<void> LayerCheckpoint::check(const std::function<void(int64_t, int64_t)>& progress) const {
+  int64_t total = 0, done = 0;
+  for (const LayerInfo& layer : layers_) total += bytes_of(layer);
+  for (const LayerInfo& layer : layers_) {
+    if (Result<void> checked = check_layer(layer); !checked) return checked;
+    done += bytes_of(layer);
+    if (progress) progress(done, total);
+  }
+  return {};
+}
+
+}  // namespace nybble::checkpoint

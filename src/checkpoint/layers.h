@@ -1,0 +1,55 @@
+// Linear layers as tensors of a model: what the formats share.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "checkpoint/model_files.h"
+#include "nybble/checkpoint.h"
+
+namespace nybble::checkpoint {
+
+// "model.layers.0.mlp.up_proj" of "model.layers.0.mlp.up_proj.weight"; empty if the name does not end in `suffix`.
+std::string_view layer_of(std::string_view tensor_name, std::string_view suffix);
+
+// Whether `layer`'s weight tensor is a dense linear layer's: 2-D, fp16, bf16 or fp32, not empty, and its bias, if there
+// is one, fits its rows.
+bool is_dense_layer(const ModelFiles& model, std::string_view layer);
+LayerInfo dense_layer_info(const ModelFiles& model, std::string_view layer);
+
+// A whole tensor of a float type that DType knows.
+Result<FloatArray> read_floats(const TensorRef& tensor);
+// The layer's bias if it has one: [n], of a float type.
+Result<FloatArray> read_bias(const ModelFiles& model, std::string_view layer, int64_t n);
+// Refuses NaN and infinity, naming the first.
+Result<void> check_finite(const FloatArray& values, const TensorRef& tensor);
+
+// A checkpoint whose layers were listed when it was opened: everything but reading quantized ones.
+class LayerCheckpoint : public Checkpoint {
+ public:
+  // `layers` in any order; they are kept sorted by name.
+  LayerCheckpoint(std::shared_ptr<const ModelFiles> model, std::vector<LayerInfo> layers);
+
+  const std::vector<LayerInfo>& layers() const final { return layers_; }
+  Result<DenseWeight> read_dense(const std::string& layer) const final;
+  Result<QuantizedWeight> read_quantized(const std::string& layer) const final;
+  Result<void> check(const std::function<void(int64_t, int64_t)>& progress) const final;
+
+ protected:
+  const ModelFiles& model() const { return *model_; }
+  // Only called for layers listed as quantized. What it returns is validated by read_quantized().
+  virtual Result<QuantizedWeight> read_codes(const LayerInfo& layer) const = 0;
+
+ private:
+  Result<const LayerInfo*> find(const std::string& layer, bool quantized) const;
+  Result<void> check_layer(const LayerInfo& layer) const;
+  int64_t bytes_of(const LayerInfo& layer) const;
+
+  std::shared_ptr<const ModelFiles> model_;
+  std::vector<LayerInfo> layers_;
+};
+
+}  // namespace nybble::checkpoint
