@@ -4,7 +4,7 @@ import pathlib
 import sys
 
 # tile_m of the instances in src/kernels/instances: tokens are wgmma's N.
-TOKENS = (16, 32, 48, 64, 96, 128, 144, 256)
+TOKENS = (16, 32, 48, 64, 96, 128)
 
 HEAD = """\
 // wgmma with operand A in registers: PTX ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions".
@@ -17,13 +17,12 @@ namespace nybble::ptx {
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int pending>
-__device__ __forceinline__ void wgmma_wait() {
+template <int pending> __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-// d[64 x tokens] (+)= a[64 x 16] x b[tokens x 16]^T. a: four registers of 16-bit pairs; b: a shared-memory descriptor of
-// K-major rows; accumulate == 0 ignores what d holds.
+// d[64 x tokens] (+)= a[64 x 16] x b[tokens x 16]^T. a: four registers of 16-bit pairs; b: a shared-memory descriptor
+// of K-major rows; accumulate == 0 ignores what d holds.
 """
 
 

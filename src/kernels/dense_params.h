@@ -13,7 +13,6 @@ struct DequantizeParams {
   layout::BlobMap map;
   DType scale_dtype;
   ZeroKind zero_kind;
-  int scale_shift_known;  // 0: the header on the device tells how scales are stored; 1: as they are
   void* dense;
   int64_t ld;
   int64_t n, k;
@@ -21,8 +20,8 @@ struct DequantizeParams {
 using DequantizeKernel = void (*)(DequantizeParams);
 DequantizeKernel dequantize_kernel(DType act);
 
-// out[m, n] = epilogue(act[m, k] x dense[n, k]^T). dense rows begin at 16-byte boundaries and hold zeros up to a multiple
-// of 8 input features.
+// out[m, n] = epilogue(act[m, k] x dense[n, k]^T). dense rows begin at 16-byte boundaries and hold zeros up to a
+// multiple of 8 input features.
 struct DenseGemmParams {
   const void* act;
   int64_t ld_act;
@@ -31,7 +30,6 @@ struct DenseGemmParams {
   void* out;
   int64_t ld_out;
   int64_t m, n, k;
-  int64_t n_tiles;
   EpilogueParams epilogue;
 };
 using DenseGemmKernel = void (*)(DenseGemmParams);

@@ -1,4 +1,5 @@
-// The last GPU rows: dequantize the whole weight into the workspace, then multiply. They take whatever the others refuse.
+// The last GPU rows: dequantize the whole weight into the workspace, then multiply. They take whatever the others
+// refuse.
 #pragma once
 
 #include <vector>

@@ -19,15 +19,15 @@ struct GemmFormat {
 
 // One line per tile; tile_m and the members after it are what tuning chooses.
 struct GemmTile {
-  int tile_m = 128;        // tokens of a CTA: wgmma's N
-  int warpgroups = 2;      // math warpgroups, each with `row_blocks` blocks of 64 output features
+  int tile_m = 128;    // tokens of a CTA: wgmma's N
+  int warpgroups = 2;  // math warpgroups, each with `row_blocks` blocks of 64 output features
   int row_blocks = 1;
-  int stages = 4;          // k steps of 128 in shared memory
+  int stages = 4;              // k steps of 128 in shared memory
   int stages_per_barrier = 1;  // stages that share a barrier and one bulk copy per row block
-  int multicast = 1;       // CTAs of a cluster that share their tokens, each with its own output features
-  int split_k = 1;         // CTAs of a cluster that share a tile and split k
+  int multicast = 1;           // CTAs of a cluster that share their tokens, each with its own output features
+  int split_k = 1;             // CTAs of a cluster that share a tile and split k
   int ctas_per_sm = 1;
-  int batch = 4;           // k16 steps per wgmma group
+  int batch = 4;  // k16 steps per wgmma group
 
   constexpr int tile_n() const { return 64 * warpgroups * row_blocks; }
   constexpr int cluster() const { return multicast * split_k; }
@@ -39,13 +39,15 @@ struct GemmConfig {
   GemmFormat format;
 };
 
-// "sm90_gemm_bf16_g128_zp_t128x256x128_s4_c2k1_o1": tile_m x tile_n x tile_k, stages, cluster (multicast, split_k), CTAs per SM.
+// "sm90_gemm_bf16_g128_zp_t128x256x128_s4_c2k1_o1": tile_m x tile_n x tile_k, stages, cluster (multicast, split_k),
+// CTAs per SM.
 inline std::string kernel_name(const GemmConfig& config) {
   const GemmTile& tile = config.tile;
   std::string name = std::string("sm90_gemm_") + dtype_name(config.format.act);
   name += config.format.groups == 0 ? "_col" : "_g" + std::to_string(layout::kBlockK / config.format.groups);
   if (config.format.zero_point) name += "_zp";
-  name += "_t" + std::to_string(tile.tile_m) + "x" + std::to_string(tile.tile_n()) + "x" + std::to_string(layout::kBlockK);
+  name +=
+      "_t" + std::to_string(tile.tile_m) + "x" + std::to_string(tile.tile_n()) + "x" + std::to_string(layout::kBlockK);
   name += "_s" + std::to_string(tile.stages);
   name += "_c" + std::to_string(tile.multicast) + "k" + std::to_string(tile.split_k);
   name += "_o" + std::to_string(tile.ctas_per_sm);

@@ -9,14 +9,15 @@
 namespace nybble::kernels {
 
 struct GemmParams {
-  const uint8_t* weight;       // packed blob
-  int64_t column_scales;       // offset in the blob, per column only
-  int64_t column_zeros;        // per column with zero points only
+  const uint8_t* weight;  // packed blob
+  int64_t column_scales;  // offset in the blob, per column only
+  int64_t column_zeros;   // per column with zero points only
   int m, n;
-  int n_blocks, k_blocks;      // of 64 output features, of 128 input features
-  int n_tiles, m_tiles;        // tiles of a cluster: tile_n * multicast output features, tile_m tokens
-  int raster;                  // n tiles that are walked together before the next m tile: their tokens stay in L2
-  void* out;                   // (m, n), leading dimension ld_out
+  int n_whole;             // n rounded down to the 8 that a 16-byte store writes
+  int n_blocks, k_blocks;  // of 64 output features, of 128 input features
+  int n_tiles, m_tiles;    // tiles of a cluster: tile_n * multicast output features, tile_m tokens
+  int raster;              // n tiles that are walked together before the next m tile: their tokens stay in L2
+  void* out;               // (m, n), leading dimension ld_out
   int64_t ld_out;
   EpilogueParams epilogue;
 };

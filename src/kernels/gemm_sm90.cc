@@ -24,13 +24,15 @@ int64_t tile_count(const GemmTile& tile, const Problem& problem) {
 
 std::string why_not(const GemmInstance& instance, const Problem& problem, const Device& device) {
   const GemmTile& tile = instance.config.tile;
-  if (std::string reason = why_not_hopper_format(instance.config.format, problem, device); !reason.empty()) return reason;
+  if (std::string reason = why_not_hopper_format(instance.config.format, problem, device); !reason.empty())
+    return reason;
   if (problem.out_dtype != problem.act_dtype)
     return fmt::format("writes {}; out is {}", dtype_name(problem.act_dtype), dtype_name(problem.out_dtype));
   if (!problem.weight.scales_in_window && instance.config.format.groups > 0)
     return "dequantizes with one rounding only where the scales span few enough powers of two; these span too many";
   if (instance.smem_bytes > device.max_smem_bytes)
-    return fmt::format("needs {} bytes of shared memory a block; the device allows {}", instance.smem_bytes, device.max_smem_bytes);
+    return fmt::format("needs {} bytes of shared memory a block; the device allows {}", instance.smem_bytes,
+                       device.max_smem_bytes);
   const int64_t k_blocks = ceil_div(problem.k, layout::kBlockK);
   if (k_blocks < tile.split_k)
     return fmt::format("splits k over {} CTAs, at least {} input features; k is {}", tile.split_k,
@@ -39,46 +41,58 @@ std::string why_not(const GemmInstance& instance, const Problem& problem, const 
   return "";
 }
 
-// Modelled microseconds: fixed cost + the busiest SM's blocks x time per 64 x 128 block, or all bytes at the bandwidth the
-// load path reaches, + epilogues. Constants fitted on seven shapes x 11 m on an H200, 2026-11-23, with a prototype of this
-// kernel (1.8 % above its best tile in the geometric mean); a block costs what its slowest unit needs: tensor core,
-// instruction slots (2 slots and a token each for wgmma's operand, `instructions` for the rest), latency, L2.
+// Modelled microseconds: what the busiest SM computes and all bytes at the bandwidth that a layer reaches; the longer
+// of the two, a part of the other and the launch's fixed costs. A 64 x 128 block costs what its slowest unit needs:
+// tensor cores, instruction slots, the latency of one block over the warpgroups that share it, L2. Fitted on nine
+// shapes x m = 8 .. 8192, bf16 in groups of 128, and three shapes x four other formats, on an H200, 2026-11-25: the
+// tile of the lowest estimate took 0.1 % longer than the best one (geometric mean; at most 4.1 %), estimates of tiles
+// near the best are 8 % off (rms).
 double estimate_us(const GemmInstance& instance, const Problem& problem, const Device& device) {
+  constexpr double kStart = 0.954;                        // release by the predecessor, first stages, last store
+  constexpr double kSplit = 3.99, kSplitOverlaps = 3.48;  // reduction over a cluster: alone on an SM, two CTAs an SM
+  constexpr double kTensor = 1.583;                       // cycles a nanosecond, four a token
+  // Slots a block: wgmma's operand of 16-bit weights, two a token, the conversion of the codes; slots a nanosecond.
+  constexpr double kOperandSlots = 32, kTokenSlots = 2, kCodeSlots = 152.5, kOtherFormatSlots = 40, kSlots = 1.799;
+  constexpr double kLatency = 378.5;  // nanoseconds
+  constexpr double kL2Bytes = 38.04;  // a nanosecond and SM
+  constexpr double kBytes = 4.3e6;    // a microsecond, all SMs, from memory
+  constexpr double kNotHidden = 0.1465;
   const GemmTile& tile = instance.config.tile;
   const double sms = device.num_sms, slots = tile.ctas_per_sm, tokens = tile.tile_m;
   const double block_bytes = instance.config.format.block().block_bytes();
   const double k_blocks = static_cast<double>(ceil_div(problem.k, layout::kBlockK));
   const double tiles = static_cast<double>(tile_count(tile, problem)), rows64 = tile.tile_n() / 64.0;
   const bool plain = instance.config.format.act == DType::kBf16 && !instance.config.format.zero_point;
-  const double instructions = 73.24 - (tile.row_blocks > 1 ? 8 : 0) + (plain ? 0 : 32);
 
   const double clusters = std::floor(sms * slots / tile.multicast);
   const double ctas = tile.split_k > 1 ? tiles * tile.cluster() : std::min(clusters, tiles) * tile.multicast;
-  // Clusters of four do not fill every GPC: 112 of 132 SMs.
-  const double waves = std::ceil(ctas / ((tile.cluster() > 2 ? sms * 112 / 132 : sms) * slots));
-  const double steps = tile.split_k > 1 ? std::ceil(k_blocks / tile.split_k) * waves : std::ceil(tiles / clusters) * k_blocks;
-  const double per_sm = tile.split_k > 1 ? std::min(slots, std::max(1.0, ctas / sms)) : std::min(slots, std::ceil(ctas / sms));
-  const double block_ns = std::max({4 * tokens / 1.558, (32 + 2 * tokens + instructions) / 1.724,
-                                    (452.8 + 5.312 * tokens) / (tile.warpgroups * per_sm) / 1.724,
-                                    (tokens * 256.0 / tile.multicast / rows64 + block_bytes) / 36.47});
+  // Clusters of four do not fill every GPC with one CTA per SM: 112 of 132 SMs.
+  const double waves = std::ceil(ctas / ((tile.cluster() > 2 && slots == 1 ? sms * 112 / 132 : sms) * slots));
+  const double steps =
+      tile.split_k > 1 ? std::ceil(k_blocks / tile.split_k) * waves : std::ceil(tiles / clusters) * k_blocks;
+  const double per_sm =
+      tile.split_k > 1 ? std::min(slots, std::max(1.0, ctas / sms)) : std::min(slots, std::ceil(ctas / sms));
+  const double block_ns = std::max(
+      {4 * tokens / kTensor,
+       (kOperandSlots + kTokenSlots * tokens + kCodeSlots + (plain ? 0 : kOtherFormatSlots)) / kSlots,
+       kLatency / (tile.warpgroups * per_sm), (tokens * 256.0 / tile.multicast / rows64 + block_bytes) / kL2Bytes});
   const double bytes = static_cast<double>(ceil_div(problem.n, 64)) * k_blocks * block_bytes +
                        2.0 * static_cast<double>(problem.m) * static_cast<double>(problem.k + problem.n);
-  double us = std::max(steps * rows64 * per_sm * block_ns * 1e-3, bytes / 3.672e6);
-  us += (tile.split_k > 1 ? waves : std::ceil(tiles / clusters)) * tile.tile_n() * tokens / 1024 * 0.0726 * per_sm;
-  if (tile.split_k > 1) us += waves * (slots > 1 ? 1.643 : 0.1829);
-  const bool overlaps = tile.split_k > 1 ? slots > 1 && waves <= 1 : per_sm * 2 <= slots;
-  return us + (overlaps ? 1.748 : 2.143);
+  const double work = steps * rows64 * per_sm * block_ns * 1e-3, memory = bytes / kBytes;
+  const double split = tile.split_k > 1 ? waves * (slots > 1 ? kSplitOverlaps : kSplit) : 0;
+  return kStart + split + std::max(work, memory) + kNotHidden * std::min(work, memory);
 }
 
-Result<void> launch(const GemmInstance& instance, PreparedDevices& prepared, const Problem& problem, const Device& device,
-                    const LaunchArgs& args, bool pdl) {
+Result<void> launch(const GemmInstance& instance, PreparedDevices& prepared, const Problem& problem,
+                    const Device& device, const LaunchArgs& args, bool pdl) {
   const GemmTile& tile = instance.config.tile;
   const int64_t ld_act = args.ld_act ? args.ld_act : problem.k, ld_out = args.ld_out ? args.ld_out : problem.n;
   const bool bf16 = problem.act_dtype == DType::kBf16;
   Result<CUtensorMap> act_map = runtime::encode_tensor_map({args.act, problem.m, problem.k, ld_act, bf16}, tile.tile_m);
   if (!act_map) return act_map.error();
-  Result<CUtensorMap> out_map =  // split_k stores without one
-      tile.split_k > 1 ? *act_map : runtime::encode_tensor_map({args.out, problem.m, problem.n, ld_out, bf16}, kOutChunkTokens);
+  const int64_t n_whole = problem.n / 8 * 8;
+  const runtime::MatrixView out{args.out, problem.m, std::max<int64_t>(n_whole, 8), ld_out, bf16};  // n < 8: not used
+  Result<CUtensorMap> out_map = tile.split_k > 1 ? *act_map : runtime::encode_tensor_map(out, kOutChunkTokens);
   if (!out_map) return out_map.error();
 
   const layout::BlobMap blob = layout::blob_map(problem.n, problem.k, problem.weight);
@@ -88,6 +102,7 @@ Result<void> launch(const GemmInstance& instance, PreparedDevices& prepared, con
   params.column_zeros = blob.column_zeros;
   params.m = static_cast<int>(problem.m);
   params.n = static_cast<int>(problem.n);
+  params.n_whole = static_cast<int>(n_whole);
   params.n_blocks = static_cast<int>(blob.n_blocks);
   params.k_blocks = static_cast<int>(blob.k_blocks);
   params.n_tiles = static_cast<int>(ceil_div(problem.n, int64_t{tile.tile_n()} * tile.multicast));

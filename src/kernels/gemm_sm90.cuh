@@ -1,16 +1,19 @@
 // out[m, n] = epilogue(act[m, k] x dequantize(weight)[n, k]^T) on Hopper, for every m from a few tokens up.
 //
-//   Operands   Only wgmma's A may come from registers, so the weight is A: wgmma's M is our n (64 output features a block),
-//              wgmma's N our tokens. Said here once; everywhere else the names are act, weight and out.
-//   Numerics   Groups: kRoundedWeight (parts/dequant.cuh). Per column: kExactWeight, the scale multiplies the fp32 sum.
+//   Operands   Only wgmma's A may come from registers, so the weight is A: wgmma's M is our n (64 output features a
+//              block), wgmma's N our tokens. Said here once; everywhere else the names are act, weight and out.
+//   Numerics   Groups: kRoundedWeight (parts/dequant.cuh). Per column: kExactWeight, the scale multiplies the fp32
+//              sum.
 //   Roles      One producer thread fills a ring of stages (128 input features each); every math warpgroup dequantizes
 //              row_blocks x 64 output features into registers and multiplies them with all tokens of the tile.
-//   Ring       full[s]: 1 arrival + bytes; empty[s]: one arrival per math warpgroup of every CTA that shares the tokens.
-//              stages_per_barrier stages share a barrier, and a row block's weights of such a group are one bulk copy.
-//   Cluster    multicast = 2: two CTAs with neighbouring output features load half of the tokens' columns each, for both.
-//              split_k > 1: the CTAs of a tile split k and sum through distributed shared memory in the order of ranks.
-//   Edges      Tokens past m and input features past k arrive as zeros (tensor map). Output features past n are computed
-//              from the last block again and not stored.
+//   Ring       full[s]: 1 arrival + bytes; empty[s]: one arrival per math warpgroup of every CTA that shares the
+//              tokens. stages_per_barrier stages share a barrier, and a row block's weights of such a group are one
+//              bulk copy.
+//   Cluster    multicast = 2: two CTAs with neighbouring output features load half of the tokens' columns each, for
+//              both. split_k > 1: the CTAs of a tile split k and sum through distributed shared memory in the order of
+//              ranks.
+//   Edges      Tokens past m and input features past k arrive as zeros (tensor map). Output features past n are
+//              computed from the last block again and not stored.
 //   PDL        Weights never depend on the kernel before: they fill the ring before wait_for_predecessor().
 //   Origin     Measured designs and what was tried and lost: docs/kernel.md, docs/decisions.
 #pragma once
@@ -30,23 +33,22 @@ namespace nybble::kernels {
 
 inline constexpr int kOutChunkBytes = kOutChunkTokens * layout::kBlockN * 2;
 
-template <GemmConfig C>
-struct GemmShape {
+template <GemmConfig C> struct GemmShape {
   static constexpr GemmTile tile = C.tile;
   static constexpr int block_bytes = C.format.block().block_bytes();
   static constexpr int act_bytes = tile.tile_m * layout::kBlockK * 2;  // one stage: two halves of 64 input features
   static constexpr int row_blocks = tile.warpgroups * tile.row_blocks;
-  static constexpr int weight_bytes = row_blocks * block_bytes;        // one stage
+  static constexpr int weight_bytes = row_blocks * block_bytes;  // one stage
   static constexpr int barriers = tile.stages / tile.stages_per_barrier;
   static constexpr int ring_bytes = tile.stages * (act_bytes + weight_bytes) + 16 * barriers;
   static constexpr int out_left = smem_limit(tile) - (ring_bytes + 1023) / 1024 * 1024;
   static constexpr int cluster = tile.cluster();
-  static constexpr int math_registers = kernels::math_registers(tile), producer_registers = kernels::producer_registers(tile);
+  static constexpr int math_registers = kernels::math_registers(tile),
+                       producer_registers = kernels::producer_registers(tile);
   static constexpr int out_chunks = out_left >= tile.warpgroups * 4 * kOutChunkBytes ? 4 : 2;  // staging per warpgroup
 };
 
-template <GemmConfig C>
-struct alignas(1024) GemmStorage {  // why_invalid() and make_gemm_instance() see that it fits
+template <GemmConfig C> struct alignas(1024) GemmStorage {  // why_invalid() and make_gemm_instance() see that it fits
   using Shape = GemmShape<C>;
   uint8_t act[C.tile.stages][Shape::act_bytes];
   uint8_t weight[Shape::barriers][Shape::row_blocks][C.tile.stages_per_barrier][Shape::block_bytes];
@@ -72,8 +74,7 @@ struct TileWalk {
 };
 
 // Where a CTA stands in its cluster.
-template <GemmConfig C>
-struct ClusterPlace {
+template <GemmConfig C> struct ClusterPlace {
   static constexpr int size = GemmShape<C>::cluster;
   int share, k_part;  // which of the CTAs that share tokens; which part of k
 
@@ -89,8 +90,7 @@ struct ClusterPlace {
   __device__ int k_end(const GemmParams& p) const { return (k_part + 1) * p.k_blocks / C.tile.split_k; }
 };
 
-template <GemmConfig C>
-struct GemmProducer {
+template <GemmConfig C> struct GemmProducer {
   using Shape = GemmShape<C>;
   static constexpr GemmTile tile = C.tile;
   static constexpr int group = tile.stages_per_barrier;
@@ -108,8 +108,9 @@ struct GemmProducer {
 #pragma unroll
     for (int j = 0; j < Shape::row_blocks; ++j) {
       const int64_t block = static_cast<int64_t>(min(first + j, p.n_blocks - 1)) * p.k_blocks + k;
-      ptx::bulk_load(ptx::smem_address(smem.weight[slot][j]), p.weight + layout::kHeaderBytes + block * Shape::block_bytes,
-                     count * Shape::block_bytes, full, policy);
+      ptx::bulk_load(ptx::smem_address(smem.weight[slot][j]),
+                     p.weight + layout::kHeaderBytes + block * Shape::block_bytes, count * Shape::block_bytes, full,
+                     policy);
     }
   }
 
@@ -120,7 +121,8 @@ struct GemmProducer {
       const uint32_t stage = ptx::smem_address(smem.act[slot * group + u]);
       if constexpr (tile.multicast == 1) {
         for (int half = 0; half < 2; ++half)
-          ptx::tensor_load_2d(stage + half * (Shape::act_bytes / 2), act_map, full, (k + u) * 128 + half * 64, m_tile * tile.tile_m);
+          ptx::tensor_load_2d(stage + half * (Shape::act_bytes / 2), act_map, full, (k + u) * 128 + half * 64,
+                              m_tile * tile.tile_m);
       } else {
         const int half = place.share;
         ptx::tensor_load_2d_multicast(stage + half * (Shape::act_bytes / 2), act_map, full, (k + u) * 128 + half * 64,
@@ -131,7 +133,8 @@ struct GemmProducer {
 
   // One thread runs this.
   __device__ void run() {
-    policy = p.m_tiles == 1 ? ptx::make_l2_policy<ptx::L2Policy::kEvictFirst>() : ptx::make_l2_policy<ptx::L2Policy::kEvictNormal>();
+    policy = p.m_tiles == 1 ? ptx::make_l2_policy<ptx::L2Policy::kEvictFirst>()
+                            : ptx::make_l2_policy<ptx::L2Policy::kEvictNormal>();
     TileWalk walk = place.walk(p);
     const int k_begin = place.k_begin(p), k_end = place.k_end(p);
     int slot = 0, n_tile, m_tile;
@@ -146,12 +149,13 @@ struct GemmProducer {
           load_weight(n_tile, k_begin + i * group, i, min(group, k_end - k_begin - i * group));
         ptx::wait_for_predecessor();
 #pragma unroll 1
-        for (; slot < Shape::barriers && k < k_end; ++slot, k += group) load_act(m_tile, k, slot, min(group, k_end - k));
+        for (; slot < Shape::barriers && k < k_end; ++slot, k += group)
+          load_act(m_tile, k, slot, min(group, k_end - k));
         if (slot == Shape::barriers) slot = 0, parity = 0;
       }
 #pragma unroll 1
       for (; k < k_end; k += group) {
-        ptx::barrier_wait_cluster(ptx::smem_address(&smem.empty[slot]), parity);
+        ptx::barrier_wait(ptx::smem_address(&smem.empty[slot]), parity);
         const int count = min(group, k_end - k);
         load_weight(n_tile, k, slot, count);
         load_act(m_tile, k, slot, count);
@@ -161,8 +165,7 @@ struct GemmProducer {
   }
 };
 
-template <GemmConfig C, class T>
-struct GemmConsumer {
+template <GemmConfig C, class T> struct GemmConsumer {
   using Shape = GemmShape<C>;
   static constexpr GemmTile tile = C.tile;
   static constexpr int group = tile.stages_per_barrier, batch = tile.batch, blocks = tile.row_blocks;
@@ -189,8 +192,10 @@ struct GemmConsumer {
   }
 
   __device__ __forceinline__ void mainloop(Sums& sums, int n_tile, int k_begin, int k_end) {
-    const uint32_t weight_base = ptx::smem_address(smem.weight) + warpgroup * blocks * group * Shape::block_bytes + warp * block.piece_bytes();
-    // Shared-memory matrix descriptor (PTX ISA, "Matrix Descriptor Format"): 128-byte swizzle, 1024 bytes between groups of 8 rows.
+    const uint32_t weight_base =
+        ptx::smem_address(smem.weight) + warpgroup * blocks * group * Shape::block_bytes + warp * block.piece_bytes();
+    // Shared-memory matrix descriptor (PTX ISA, "Matrix Descriptor Format"): 128-byte swizzle, 1024 bytes between
+    // groups of 8 rows.
     const uint32_t descriptor_high = (1024u >> 4) | (1u << 30);
     const uint32_t descriptor_low = ((ptx::smem_address(smem.act) & 0x3FFFF) >> 4) | (1u << 16);
     Dequant<T, C.format.zero_point, scale_groups == 0> dequant[blocks];
@@ -201,8 +206,8 @@ struct GemmConsumer {
     uint32_t a[2][batch * 4];
 #pragma unroll 1
     for (int k = k_begin; k < k_end; k += group) {
-      // The stage's descriptor in a uniform register: without the reduction ptxas puts two R2UR before every wgmma, and they
-      // wait for each other (28672 x 4096, m = 64 on an H200: 32.4 -> 28.8 us, 2026-11-23, prototype).
+      // The stage's descriptor in a uniform register: without the reduction ptxas puts two R2UR before every wgmma, and
+      // they wait for each other (28672 x 4096, m = 64 on an H200: 32.4 -> 28.8 us, 2026-11-23, prototype).
       const uint32_t stage_low = __reduce_max_sync(~0u, descriptor_low + slot * (group * Shape::act_bytes >> 4));
       const uint32_t weight = weight_base + slot * (group * Shape::weight_bytes);
       const int previous = slot ? slot - 1 : Shape::barriers - 1;
@@ -243,7 +248,8 @@ struct GemmConsumer {
             for (int j = 0; j < batch; ++j) {
               const int s = step + j;
               const uint32_t low = act_low + (s / 4) * (Shape::act_bytes / 2 >> 4) + (s % 4) * 2;
-              ptx::wgmma<T>(sums[b], fragment + 4 * j, descriptor(low, descriptor_high), s == 0 && u == 0 ? (k != k_begin) : 1);
+              ptx::wgmma<T>(sums[b], fragment + 4 * j, descriptor(low, descriptor_high),
+                            s == 0 && u == 0 ? (k != k_begin) : 1);
             }
             ptx::wgmma_commit();
             ptx::wgmma_wait<1>();
@@ -257,8 +263,8 @@ struct GemmConsumer {
     if (k_begin < k_end) release(slot ? slot - 1 : Shape::barriers - 1, true);
   }
 
-  // Sums become outputs: 16 tokens x 64 output features at a time through a swizzled staging buffer and a tensor store, which
-  // clips at m and n.
+  // Sums become outputs: 16 tokens x 64 output features at a time through a swizzled staging buffer and a tensor store,
+  // which clips at m and n.
   __device__ __forceinline__ void store(const Sums& sums, int n_tile, int m_tile) {
     constexpr int chunks = Shape::out_chunks;
     const FusedEpilogue<T, T> epilogue(p.epilogue);
@@ -270,15 +276,17 @@ struct GemmConsumer {
 #pragma unroll
     for (int b = 0; b < blocks; ++b) {
       const int feature0 = first_feature(n_tile, b), feature = feature0 + warp * 16 + lane / 4;  // and feature + 8
-      const float factor[2] = {sum_factor(feature), sum_factor(feature + 8)};
-      const float bias[2] = {feature < p.n ? epilogue.bias_at(feature) : 0.f, feature + 8 < p.n ? epilogue.bias_at(feature + 8) : 0.f};
+      const SumFactor factor[2] = {sum_factor(feature), sum_factor(feature + 8)};
+      const float bias[2] = {feature < p.n ? epilogue.bias_at(feature) : 0.f,
+                             feature + 8 < p.n ? epilogue.bias_at(feature + 8) : 0.f};
 #pragma unroll
       for (int c = 0; c < tile.tile_m / kOutChunkTokens; ++c) {
         const int index = b * (tile.tile_m / kOutChunkTokens) + c, token0 = m_tile * tile.tile_m + c * kOutChunkTokens;
         const uint32_t chunk = staging + (index % chunks) * kOutChunkBytes;
         float d[8];
 #pragma unroll
-        for (int i = 0; i < 8; ++i) d[i] = epilogue.scale(descale(sums[b][c * 8 + i], factor[i % 4 / 2]), bias[i % 4 / 2]);
+        for (int i = 0; i < 8; ++i)
+          d[i] = epilogue.scale(descale(sums[b][c * 8 + i], factor[i % 4 / 2]), bias[i % 4 / 2]);
         if (epilogue.residual != nullptr) {
 #pragma unroll
           for (int i = 0; i < 8; ++i) {
@@ -292,19 +300,31 @@ struct GemmConsumer {
         if (tid == 0) ptx::bulk_wait_read<chunks - 2>();  // the next chunk's buffer is free
         sync();
         if (tid == 0) {
-          if (token0 < p.m && feature0 < p.n) ptx::tensor_store_2d(out_map, chunk, feature0, token0);
+          if (token0 < p.m && feature0 < p.n_whole) ptx::tensor_store_2d(out_map, chunk, feature0, token0);
           ptx::bulk_commit();  // also when nothing was stored: bulk_wait_read counts groups
         }
+        if (p.n_whole < p.n && feature0 + layout::kBlockN > p.n_whole && feature0 < p.n)
+          store_tail(chunk, feature0, token0);
       }
     }
   }
 
-  // split_k: every CTA leaves its sums in its own shared memory as blocks of 64 output features x 8 tokens; CTA k_part adds
-  // up its share of the blocks, in the order of the CTAs, and keeps them in sums' first registers as `mine`.
+  // The last n % 8 output features: tensor stores write whole 16 bytes, also past the tensor's end inside them.
+  __device__ __forceinline__ void store_tail(uint32_t chunk, int feature0, int token0) {
+    const int count = p.n - p.n_whole, token = tid / 8, j = tid % 8;
+    if (j >= count || token0 + token >= p.m) return;
+    const int column = p.n_whole - feature0;  // a multiple of 8
+    const uint32_t value = ptx::load_shared_16(chunk + token * 128 + (((column / 8) ^ (token & 7)) << 4) + j * 2);
+    static_cast<uint16_t*>(p.out)[(token0 + token) * p.ld_out + p.n_whole + j] = static_cast<uint16_t>(value);
+  }
+
+  // split_k: every CTA leaves its sums in its own shared memory as blocks of 64 output features x 8 tokens; CTA k_part
+  // adds up its share of the blocks, in the order of the CTAs, and keeps them in sums' first registers as `mine`.
   __device__ __forceinline__ void reduce_and_store(Sums& sums, int n_tile, int m_tile) {
     constexpr int per_warpgroup = blocks * tile.tile_m / 8, all = tile.warpgroups * per_warpgroup;
     constexpr int share = all / tile.split_k, mine = (share + tile.warpgroups - 1) / tile.warpgroups;
-    static_assert(mine * 1024 <= Shape::out_chunks * kOutChunkBytes && all * 2048 <= Shape::ring_bytes - 16 * Shape::barriers);
+    static_assert(mine * 1024 <= Shape::out_chunks * kOutChunkBytes &&
+                  all * 2048 <= Shape::ring_bytes - 16 * Shape::barriers);
     const FusedEpilogue<T, T> epilogue(p.epilogue);
     ptx::named_barrier_sync(15, tile.warpgroups * 128);  // the ring is read to its end
     const uint32_t area = ptx::smem_address(&smem) + tid * 16;
@@ -326,7 +346,8 @@ struct GemmConsumer {
       float d[4] = {0.f, 0.f, 0.f, 0.f};
 #pragma unroll
       for (int c = 0; c < tile.split_k; ++c) {
-        const float4 part = ptx::load_cluster_float4(ptx::map_to_rank(area, c * tile.multicast + place.share) + id * 2048);
+        const float4 part =
+            ptx::load_cluster_float4(ptx::map_to_rank(area, c * tile.multicast + place.share) + id * 2048);
         d[0] += part.x, d[1] += part.y, d[2] += part.z, d[3] += part.w;
       }
       const int n0 = feature0 + warp * 16 + lane / 4;
@@ -381,7 +402,8 @@ struct GemmConsumer {
  private:
   __device__ __forceinline__ void sync() { ptx::named_barrier_sync(1 + warpgroup, 128); }
   __device__ __forceinline__ int feature_of(int n_tile, int source_warpgroup, int b) const {
-    return (((n_tile * tile.multicast + place.share) * tile.warpgroups + source_warpgroup) * blocks + b) * layout::kBlockN;
+    return (((n_tile * tile.multicast + place.share) * tile.warpgroups + source_warpgroup) * blocks + b) *
+           layout::kBlockN;
   }
   __device__ __forceinline__ int first_feature(int n_tile, int b) const { return feature_of(n_tile, warpgroup, b); }
 
@@ -391,10 +413,10 @@ struct GemmConsumer {
     return d;
   }
 
-  template <class D>
-  __device__ __forceinline__ void load_scales(D& dequant, uint32_t piece, int scale_group) {
+  template <class D> __device__ __forceinline__ void load_scales(D& dequant, uint32_t piece, int scale_group) {
     const uint32_t slot_of_row = lane / 4 * 2;
-    const uint32_t scales = ptx::load_shared_32(piece + layout::kPieceCodeBytes + (scale_group * layout::kPieceN + slot_of_row) * 2);
+    const uint32_t scales =
+        ptx::load_shared_32(piece + layout::kPieceCodeBytes + (scale_group * layout::kPieceN + slot_of_row) * 2);
     uint32_t zeros = 0;
     if constexpr (C.format.zero_point)
       zeros = ptx::load_shared_16(piece + layout::kPieceCodeBytes + scale_groups * layout::kPieceN * 2 +
@@ -410,24 +432,33 @@ struct GemmConsumer {
     return zeros[n0] | static_cast<uint32_t>(zeros[n0 + 8]) << 8;
   }
 
-  // A sum of zero stays +0 whatever the factor's sign: the scale belongs to the products.
-  __device__ __forceinline__ static float descale(float sum, float factor) { return __fmaf_rn(sum, factor, 0.f); }
+  // What a sum of the mainloop is multiplied by, in two steps where one number could overflow.
+  struct SumFactor {
+    float first, second;
+  };
 
-  // What a sum of the mainloop is multiplied by.
-  __device__ __forceinline__ float sum_factor(int feature) const {
+  // A sum of zero stays +0 whatever the factor's sign: the scale belongs to the products.
+  __device__ __forceinline__ static float descale(float sum, SumFactor factor) {
+    const float scaled = __fmaf_rn(sum, factor.first, 0.f);
+    if constexpr (scale_groups == 0 && ptx::is_bf16<T>) return __fmul_rn(scaled, factor.second);
+    return scaled;
+  }
+
+  __device__ __forceinline__ SumFactor sum_factor(int feature) const {
     if constexpr (scale_groups == 0) {
-      if (feature >= p.n) return 0.f;
-      return to_float(reinterpret_cast<const T*>(p.weight + p.column_scales)[feature]) * (1.0f / column_weight_unit<T>());
+      if (feature >= p.n) return {0.f, 0.f};
+      const float scale = to_float(reinterpret_cast<const T*>(p.weight + p.column_scales)[feature]);
+      constexpr float unit = 1.0f / Dequant<T, C.format.zero_point, true>::kWeightUnit;
+      return fabsf(scale) < 1.0f ? SumFactor{scale * unit, 1.0f} : SumFactor{scale, unit};
     } else {
       const int exponent = reinterpret_cast<const layout::PackedHeader*>(p.weight)->scale_exponent;
-      return __uint_as_float(static_cast<uint32_t>(127 + exponent) << 23);
+      return {__uint_as_float(static_cast<uint32_t>(127 + exponent) << 23), 1.0f};
     }
   }
 };
 
 template <GemmConfig C>
-  requires(why_invalid(C) == nullptr)
-__global__ void __launch_bounds__(C.tile.threads(), C.tile.ctas_per_sm)
+requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.threads(), C.tile.ctas_per_sm)
     gemm_sm90(const __grid_constant__ CUtensorMap act_map, const __grid_constant__ CUtensorMap out_map,
               const __grid_constant__ GemmParams params) {
   using T = std::conditional_t<C.format.act == DType::kBf16, __nv_bfloat16, __half>;
@@ -461,7 +492,8 @@ __global__ void __launch_bounds__(C.tile.threads(), C.tile.ctas_per_sm)
     }
   } else {
     ptx::registers_increase<Shape::math_registers>();
-    GemmConsumer<C, T>{&out_map, params, smem, {}, warpgroup, warp % 4, lane, static_cast<int>(threadIdx.x % 128)}.run();
+    GemmConsumer<C, T>{&out_map, params, smem, {}, warpgroup, warp % 4, lane, static_cast<int>(threadIdx.x % 128)}
+        .run();
     __syncwarp();
   }
   if constexpr (Shape::cluster > 1) {  // no CTA leaves while another may still read or signal its shared memory

@@ -13,7 +13,8 @@ Result<void> prepare(const void* function, int ordinal) {
   NYBBLE_CUDA(cudaFuncGetAttributes(&attributes, function));
   const int dynamic = smem_per_block - static_cast<int>(attributes.sharedSizeBytes);
   NYBBLE_CUDA(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic));
-  NYBBLE_CUDA(cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+  NYBBLE_CUDA(
+      cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
   return {};
 }
 

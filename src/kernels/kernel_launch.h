@@ -22,9 +22,9 @@ namespace nybble::kernels {
 struct LaunchShape {
   dim3 grid;
   int threads = 0;
-  int smem_bytes = 0;      // dynamic
-  int cluster = 1;         // CTAs per cluster, along grid.x
-  bool pdl = false;        // may start before its predecessor in the stream has ended
+  int smem_bytes = 0;  // dynamic
+  int cluster = 1;     // CTAs per cluster, along grid.x
+  bool pdl = false;    // may start before its predecessor in the stream has ended
   cudaStream_t stream = nullptr;
 };
 

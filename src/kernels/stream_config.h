@@ -1,4 +1,5 @@
-// StreamConfig: everything that tells one instance of the streaming kernel (stream_sm90.cuh) from another. Host-only C++.
+// StreamConfig: everything that tells one instance of the streaming kernel (stream_sm90.cuh) from another. Host-only
+// C++.
 #pragma once
 
 #include <string>
@@ -10,8 +11,8 @@ namespace nybble::kernels {
 // One line per tile. A CTA's warps stand in row_warps x k_warps: each takes row_tiles pieces of 16 output features and
 // one slice of k.
 struct StreamTile {
-  int tile_m = 8;        // most tokens: 8 or 16
-  int row_tiles = 2;     // pieces of 16 output features per warp
+  int tile_m = 8;     // most tokens: 8 or 16
+  int row_tiles = 2;  // pieces of 16 output features per warp
   int row_warps = 1;
   int k_warps = 8;
   int stages = 4;        // blocks of 128 input features in each warp's ring
@@ -30,8 +31,8 @@ struct StreamConfig {
   GemmFormat format;
 };
 
-// "sm90_stream_bf16_g128_zp_t8x32_w1x16_s2_c1_o1of2": tokens x output features of a CTA, warps along n x along k, stages,
-// cluster, CTAs per SM of one launch and in all.
+// "sm90_stream_bf16_g128_zp_t8x32_w1x16_s2_c1_o1of2": tokens x output features of a CTA, warps along n x along k,
+// stages, cluster, CTAs per SM of one launch and in all.
 inline std::string kernel_name(const StreamConfig& config) {
   const StreamTile& tile = config.tile;
   std::string name = std::string("sm90_stream_") + dtype_name(config.format.act);
@@ -53,11 +54,13 @@ constexpr const char* why_invalid(const StreamConfig& config) {
   if (tile.row_warps > 1 && tile.k_warps > 15) return "a slice of k shared by warps has a named barrier: there are 15";
   if (tile.stages < 2) return "a ring has at least two stages";
   if (tile.cluster != 1 && tile.cluster != 2) return "larger clusters put their CTAs on one SM";
-  if (tile.tile_n() % (layout::kPieceN * tile.cluster) != 0) return "the CTAs of a cluster share the tile in whole pieces";
+  if (tile.tile_n() % (layout::kPieceN * tile.cluster) != 0)
+    return "the CTAs of a cluster share the tile in whole pieces";
   if (tile.ctas_per_sm < 1 || tile.slots_per_sm < tile.ctas_per_sm) return "slots_per_sm is at least ctas_per_sm";
   if (tile.slots_per_sm * tile.threads() > 2048) return "an SM holds 2048 threads";
   const int groups = config.format.groups;
-  if (groups != 0 && groups != 1 && groups != 2 && groups != 4 && groups != 8) return "groups of 16, 32, 64, 128 or per column";
+  if (groups != 0 && groups != 1 && groups != 2 && groups != 4 && groups != 8)
+    return "groups of 16, 32, 64, 128 or per column";
   return nullptr;
 }
 

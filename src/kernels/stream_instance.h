@@ -9,7 +9,7 @@ namespace nybble::kernels {
 
 struct StreamInstance {
   StreamConfig config;
-  void (*function)(StreamParams);                    // stream_sm90<config>
+  void (*function)(StreamParams);                     // stream_sm90<config>
   StreamSmem (*smem)(int m, int slice, int buffers);  // StreamShape<config>::smem
 };
 

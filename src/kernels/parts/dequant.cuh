@@ -1,35 +1,30 @@
-// Codes in registers -> weights in registers, rounded once: (u - z) * s of the activation's type (Numerics::kRoundedWeight).
+// Codes in registers -> weights in registers, rounded once: (u - z) * s of the activation's type
+// (Numerics::kRoundedWeight).
 //
-// A thread of a fragment holds, per k16 step, one word of eight codes: registers a0, a2 of row r and a1, a3 of row r + 8,
-// two input features each. `word & 0x000F000F` and `(word >> 8) & 0x000F000F` are the codes of row r, the masks 0x00F000F0
-// those of row r + 8 times 16.
+// A thread of a fragment holds, per k16 step, one word of eight codes: registers a0, a2 of row r and a1, a3 of row r +
+// 8, two input features each. `word & 0x000F000F` and `(word >> 8) & 0x000F000F` are the codes of row r, the masks
+// 0x00F000F0 those of row r + 8 times 16.
 //
-// bf16: masked bits are already numbers, the subnormals u * 2^-133 (row r) and u * 2^-129 (row r + 8), and the device keeps
-//   subnormals at full rate. The blob's scales are stored times 2^133 (layout::kBf16ScaleShift), so one FMA gives
-//   fma(u * 2^-133, s * 2^133, -8 s): the product and the addend are exact, the sum is rounded once. An integer zero point
-//   is subtracted first, exactly, and one multiplication rounds; folding -z * s into an addend would round twice.
-// fp16: its range leaves no room for that. 0x6400 | u is 1024 + u: subtracting 1024 + z is exact, one multiplication rounds.
-// Per column there is no scale here: weights are (u - z) * column_weight_unit(), exact, and the epilogue scales sums.
+// bf16: masked bits are already numbers, the subnormals u * 2^-133 (row r) and u * 2^-129 (row r + 8), and the device
+//   keeps subnormals at full rate. The blob's scales are stored times 2^133 (layout::kBf16ScaleShift), so one FMA gives
+//   fma(u * 2^-133, s * 2^133, -8 s): the product and the addend are exact, the sum is rounded once. An integer zero
+//   point is subtracted first, exactly, and one multiplication rounds; folding -z * s into an addend would round twice.
+// fp16: its range leaves no room for that. 0x6400 | u is 1024 + u: subtracting 1024 + z is exact, one multiplication
+// rounds.
+// Per column there is no scale here: weights are (u - z) * kWeightUnit, exact, and the epilogue scales sums.
 #pragma once
 
 #include "kernels/ptx/packed_math.cuh"
 
 namespace nybble::kernels {
 
-// What weights of a per-column instance are multiples of, as a power of two: bf16 codes times the largest power of two.
-template <class T>
-__device__ constexpr float column_weight_unit() {
-  return ptx::is_bf16<T> ? 0x1p-6f : 1.0f;
-}
+template <class T, bool has_zero_point, bool per_column> struct Dequant;
 
-template <class T, bool has_zero_point, bool per_column>
-struct Dequant;
-
-template <bool has_zero_point, bool per_column>
-struct Dequant<__nv_bfloat16, has_zero_point, per_column> {
+template <bool has_zero_point, bool per_column> struct Dequant<__nv_bfloat16, has_zero_point, per_column> {
   using T = __nv_bfloat16;
-  uint32_t scale_low, scale_high;  // row r: s * 2^133; row r + 8: s * 2^129
-  uint32_t zero_low, zero_high;    // with a zero point: z * 2^-133 and z * 2^-129 to subtract; without: -8 s to add
+  static constexpr float kWeightUnit = per_column ? 0x1p-6f : 1.0f;  // weights are multiples of it: 2^-133 times 2^127
+  uint32_t scale_low, scale_high;                                    // row r: s * 2^133; row r + 8: s * 2^129
+  uint32_t zero_low, zero_high;  // with a zero point: z * 2^-133 and z * 2^-129 to subtract; without: -8 s to add
 
   // scales: stored bf16 of rows r (low half) and r + 8; zeros: their zero points in the low two bytes.
   __device__ __forceinline__ void load(uint32_t scales, uint32_t zeros) {
@@ -68,9 +63,9 @@ struct Dequant<__nv_bfloat16, has_zero_point, per_column> {
   }
 };
 
-template <bool has_zero_point, bool per_column>
-struct Dequant<__half, has_zero_point, per_column> {
+template <bool has_zero_point, bool per_column> struct Dequant<__half, has_zero_point, per_column> {
   using T = __half;
+  static constexpr float kWeightUnit = 1.0f;
   uint32_t scale_low, scale_high;
   uint32_t zero_low, zero_high;  // 1024 + z; -(64 + z)
 

@@ -12,8 +12,7 @@
 
 namespace nybble::kernels {
 
-template <class T>
-__device__ __forceinline__ float to_float(T value) {
+template <class T> __device__ __forceinline__ float to_float(T value) {
   if constexpr (std::is_same_v<T, __nv_bfloat16>)
     return __bfloat162float(value);
   else if constexpr (std::is_same_v<T, __half>)
@@ -22,8 +21,7 @@ __device__ __forceinline__ float to_float(T value) {
     return value;
 }
 
-template <class T>
-__device__ __forceinline__ T round_to(float value) {
+template <class T> __device__ __forceinline__ T round_to(float value) {
   if constexpr (std::is_same_v<T, __nv_bfloat16>)
     return __float2bfloat16_rn(value);
   else if constexpr (std::is_same_v<T, __half>)
@@ -32,16 +30,12 @@ __device__ __forceinline__ T round_to(float value) {
     return value;
 }
 
-// A read past the L1 cache. Under programmatic dependent launch this kernel may have started, and its SM may have cached
-// the line for another kernel, before the predecessor wrote the value.
-template <class T>
-__device__ __forceinline__ T load_fresh(const T* pointer) {
-  return __ldcg(pointer);
-}
+// A read past the L1 cache. Under programmatic dependent launch this kernel may have started, and its SM may have
+// cached the line for another kernel, before the predecessor wrote the value.
+template <class T> __device__ __forceinline__ T load_fresh(const T* pointer) { return __ldcg(pointer); }
 
 // Constructed after wait_for_predecessor(): alpha, bias and residual may be what the kernel before wrote.
-template <class Act, class Out>
-struct FusedEpilogue {
+template <class Act, class Out> struct FusedEpilogue {
   float alpha;
   const Act* bias;
   const Out* residual;

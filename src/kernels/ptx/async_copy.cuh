@@ -12,8 +12,7 @@ __device__ __forceinline__ void async_copy_16(uint32_t smem, const void* gmem, u
 __device__ __forceinline__ void async_copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 // Waits until at most `pending` of this thread's groups are under way.
-template <int pending>
-__device__ __forceinline__ void async_copy_wait() {
+template <int pending> __device__ __forceinline__ void async_copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 

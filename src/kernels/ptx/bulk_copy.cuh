@@ -9,8 +9,7 @@ namespace nybble::ptx {
 
 enum class L2Policy { kEvictNormal, kEvictFirst };
 
-template <L2Policy policy>
-__device__ __forceinline__ uint64_t make_l2_policy() {
+template <L2Policy policy> __device__ __forceinline__ uint64_t make_l2_policy() {
   uint64_t handle;
   if constexpr (policy == L2Policy::kEvictFirst)
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(handle));
@@ -20,44 +19,54 @@ __device__ __forceinline__ uint64_t make_l2_policy() {
 }
 
 // bytes, source and destination are multiples of 16; completes `bytes` on the barrier.
-__device__ __forceinline__ void bulk_load(uint32_t smem, const void* gmem, uint32_t bytes, uint32_t barrier, uint64_t policy) {
+__device__ __forceinline__ void bulk_load(uint32_t smem, const void* gmem, uint32_t bytes, uint32_t barrier,
+                                          uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
-      ::"r"(smem), "l"(gmem), "r"(bytes), "r"(barrier), "l"(policy) : "memory");
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+          "r"(smem),
+      "l"(gmem), "r"(bytes), "r"(barrier), "l"(policy)
+      : "memory");
 }
 
-__device__ __forceinline__ void tensor_load_2d(uint32_t smem, const CUtensorMap* map, uint32_t barrier, int c0, int c1) {
+__device__ __forceinline__ void tensor_load_2d(uint32_t smem, const CUtensorMap* map, uint32_t barrier, int c0,
+                                               int c1) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
-      ::"r"(smem), "l"(map), "r"(barrier), "r"(c0), "r"(c1) : "memory");
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(
+          smem),
+      "l"(map), "r"(barrier), "r"(c0), "r"(c1)
+      : "memory");
 }
 
 // Writes the box to the same place of every CTA whose bit is set in cta_mask and completes it on the barrier there.
-__device__ __forceinline__ void tensor_load_2d_multicast(uint32_t smem, const CUtensorMap* map, uint32_t barrier, int c0,
-                                                         int c1, uint16_t cta_mask) {
+__device__ __forceinline__ void tensor_load_2d_multicast(uint32_t smem, const CUtensorMap* map, uint32_t barrier,
+                                                         int c0, int c1, uint16_t cta_mask) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, "
-      "%4}], [%2], %5;"
-      ::"r"(smem), "l"(map), "r"(barrier), "r"(c0), "r"(c1), "h"(cta_mask) : "memory");
+      "%4}], [%2], %5;" ::"r"(smem),
+      "l"(map), "r"(barrier), "r"(c0), "r"(c1), "h"(cta_mask)
+      : "memory");
 }
 
-__device__ __forceinline__ void tensor_load_3d(uint32_t smem, const CUtensorMap* map, uint32_t barrier, int c0, int c1, int c2) {
+__device__ __forceinline__ void tensor_load_3d(uint32_t smem, const CUtensorMap* map, uint32_t barrier, int c0, int c1,
+                                               int c2) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
-      ::"r"(smem), "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2) : "memory");
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::
+          "r"(smem),
+      "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2)
+      : "memory");
 }
 
 // Parts of the box outside the tensor are not written.
 __device__ __forceinline__ void tensor_store_2d(const CUtensorMap* map, uint32_t smem, int c0, int c1) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];"
-               ::"l"(map), "r"(smem), "r"(c0), "r"(c1) : "memory");
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(smem),
+               "r"(c0), "r"(c1)
+               : "memory");
 }
 
 __device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 
 // Waits until at most `pending` of this thread's groups still read their source.
-template <int pending>
-__device__ __forceinline__ void bulk_wait_read() {
+template <int pending> __device__ __forceinline__ void bulk_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
 }
 

@@ -5,9 +5,13 @@
 
 namespace nybble::ptx {
 
-__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
 // Tells only that this CTA runs; its memory is not handed over.
-__device__ __forceinline__ void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 // The address of the same shared variable in CTA `rank` of the cluster.
@@ -22,18 +26,18 @@ __device__ __forceinline__ void named_barrier_sync(uint32_t id, uint32_t threads
 }
 
 // setmaxnreg: a warpgroup gives registers back or takes them. Multiples of 8, 24..256.
-template <int registers>
-__device__ __forceinline__ void registers_decrease() {
+template <int registers> __device__ __forceinline__ void registers_decrease() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(registers));
 }
-template <int registers>
-__device__ __forceinline__ void registers_increase() {
+template <int registers> __device__ __forceinline__ void registers_increase() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers));
 }
 
 // Programmatic dependent launch. Everything that reads what the kernel before wrote, or writes what it may still read,
 // comes after wait_for_predecessor(). Both do nothing where the launch does not overlap.
-__device__ __forceinline__ void let_successor_launch() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+__device__ __forceinline__ void let_successor_launch() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
 __device__ __forceinline__ void wait_for_predecessor() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 }  // namespace nybble::ptx

@@ -14,7 +14,9 @@ __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals
 }
 
 // Makes initialized barriers visible to the async proxy and to the cluster.
-__device__ __forceinline__ void fence_barrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ __forceinline__ void fence_barrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
 
 // One arrival, and bytes more that asynchronous copies will complete.
 __device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes) {
@@ -27,33 +29,34 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
 
 // Predicated forms: a branch around an arrival would split the warp inside a wgmma sequence.
 __device__ __forceinline__ void barrier_arrive_if(uint32_t barrier, bool condition) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %1, 0;\n@p mbarrier.arrive.shared::cta.b64 _, [%0];\n}"
-               ::"r"(barrier), "r"(static_cast<int>(condition)) : "memory");
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %1, 0;\n@p mbarrier.arrive.shared::cta.b64 _, [%0];\n}" ::"r"(barrier),
+               "r"(static_cast<int>(condition))
+               : "memory");
 }
+// On a barrier of any CTA of the cluster. Without a scope: what it hands over is a buffer that was read to its end, and
+// a release at cluster scope costs a fence of the whole GPU, microseconds a tile.
 __device__ __forceinline__ void barrier_arrive_cluster_if(uint32_t barrier, bool condition) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %1, 0;\n@p mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];\n}"
-               ::"r"(barrier), "r"(static_cast<int>(condition)) : "memory");
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %1, 0;\n@p mbarrier.arrive.shared::cluster.b64 _, [%0];\n}" ::"r"(barrier),
+      "r"(static_cast<int>(condition))
+      : "memory");
 }
 
 // Waits until the phase of the given parity has completed.
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
   asm volatile(
-      "{\n.reg .pred p;\nWAIT: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra DONE;\nbra WAIT;\nDONE:\n}"
-      ::"r"(barrier), "r"(parity) : "memory");
-}
-
-// The same for a barrier that other CTAs of the cluster arrive on: acquires at cluster scope.
-__device__ __forceinline__ void barrier_wait_cluster(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n.reg .pred p;\nWAIT: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n@p bra DONE;\nbra "
-      "WAIT;\nDONE:\n}"
-      ::"r"(barrier), "r"(parity) : "memory");
+      "{\n.reg .pred p;\nWAIT: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra DONE;\nbra "
+      "WAIT;\nDONE:\n}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
 }
 
 __device__ __forceinline__ bool barrier_test(uint32_t barrier, uint32_t parity) {
   uint32_t done;
   asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
-               : "=r"(done) : "r"(barrier), "r"(parity) : "memory");
+               : "=r"(done)
+               : "r"(barrier), "r"(parity)
+               : "memory");
   return done != 0;
 }
 

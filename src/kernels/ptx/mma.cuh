@@ -20,7 +20,8 @@ __device__ __forceinline__ void mma_from(float (&d)[4], uint32_t a0, uint32_t a1
 }
 
 template <class T>
-__device__ __forceinline__ void mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+__device__ __forceinline__ void mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                    uint32_t b1) {
   mma_from<T>(d, a0, a1, a2, a3, b0, b1, d[0], d[1], d[2], d[3]);
 }
 

@@ -1,4 +1,5 @@
-// Arithmetic on pairs of 16-bit floats held in 32-bit registers, and the conversions around it. T is __nv_bfloat16 or __half.
+// Arithmetic on pairs of 16-bit floats held in 32-bit registers, and the conversions around it. T is __nv_bfloat16 or
+// __half.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -9,11 +10,9 @@
 
 namespace nybble::ptx {
 
-template <class T>
-inline constexpr bool is_bf16 = std::is_same_v<T, __nv_bfloat16>;
+template <class T> inline constexpr bool is_bf16 = std::is_same_v<T, __nv_bfloat16>;
 
-template <class T>
-__device__ __forceinline__ uint32_t fma2(uint32_t a, uint32_t b, uint32_t c) {
+template <class T> __device__ __forceinline__ uint32_t fma2(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t d;
   if constexpr (is_bf16<T>)
     asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
@@ -21,8 +20,7 @@ __device__ __forceinline__ uint32_t fma2(uint32_t a, uint32_t b, uint32_t c) {
     asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
 }
-template <class T>
-__device__ __forceinline__ uint32_t mul2(uint32_t a, uint32_t b) {
+template <class T> __device__ __forceinline__ uint32_t mul2(uint32_t a, uint32_t b) {
   uint32_t d;
   if constexpr (is_bf16<T>)
     asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
@@ -30,8 +28,7 @@ __device__ __forceinline__ uint32_t mul2(uint32_t a, uint32_t b) {
     asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
   return d;
 }
-template <class T>
-__device__ __forceinline__ uint32_t add2(uint32_t a, uint32_t b) {
+template <class T> __device__ __forceinline__ uint32_t add2(uint32_t a, uint32_t b) {
   uint32_t d;
   if constexpr (is_bf16<T>)
     asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
@@ -39,8 +36,7 @@ __device__ __forceinline__ uint32_t add2(uint32_t a, uint32_t b) {
     asm("add.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
   return d;
 }
-template <class T>
-__device__ __forceinline__ uint32_t sub2(uint32_t a, uint32_t b) {
+template <class T> __device__ __forceinline__ uint32_t sub2(uint32_t a, uint32_t b) {
   uint32_t d;
   if constexpr (is_bf16<T>)
     asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
@@ -50,8 +46,7 @@ __device__ __forceinline__ uint32_t sub2(uint32_t a, uint32_t b) {
 }
 
 // (low, high) rounded to nearest even.
-template <class T>
-__device__ __forceinline__ uint32_t pack2(float low, float high) {
+template <class T> __device__ __forceinline__ uint32_t pack2(float low, float high) {
   uint32_t d;
   if constexpr (is_bf16<T>)
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
@@ -60,13 +55,11 @@ __device__ __forceinline__ uint32_t pack2(float low, float high) {
   return d;
 }
 
-template <class T>
-__device__ __forceinline__ float low_float(uint32_t pair) {
+template <class T> __device__ __forceinline__ float low_float(uint32_t pair) {
   if constexpr (is_bf16<T>) return __uint_as_float(pair << 16);
   return __half2float(__ushort_as_half(static_cast<unsigned short>(pair)));
 }
-template <class T>
-__device__ __forceinline__ float high_float(uint32_t pair) {
+template <class T> __device__ __forceinline__ float high_float(uint32_t pair) {
   if constexpr (is_bf16<T>) return __uint_as_float(pair & 0xFFFF0000u);
   return __half2float(__ushort_as_half(static_cast<unsigned short>(pair >> 16)));
 }

@@ -1,5 +1,5 @@
-// Asks the kernel's files: the CUDA runtime only tells which CUDA version a driver supports.
-#include "runtime/driver_release.h"
+// Reads what the kernel shows in files.
+#include "runtime/machine.h"
 
 #include <fstream>
 #include <regex>
@@ -15,6 +15,13 @@ std::optional<std::string> driver_release() {
       return found.str();
   }
   return std::nullopt;
+}
+
+std::string cpu_model() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("model name")) return line.substr(std::min(line.find(": ") + 2, line.size()));
+  return "unknown CPU";
 }
 
 }  // namespace nybble::runtime

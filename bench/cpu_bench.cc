@@ -1,0 +1,181 @@
+// Measuring on the CPU: rotating weights as on the GPU, Eigen in fp32 between the repetitions.
+#include "bench/cpu_bench.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "bench/dense_cpu.h"
+#include "bench/duty.h"
+#include "bench/host_workspace.h"
+#include "bench/random_data.h"
+#include "bench/result_check.h"
+#include "nybble/pack.h"
+
+namespace nybble::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t kUnknownCacheBytes = size_t{64} << 20;  // where the system does not tell
+constexpr int kMaxCopies = 1000;
+// Bounds the bench's memory: a virtual machine may report a cache that it shares with its whole host.
+constexpr size_t kMaxCopiedBytes = size_t{512} << 20;
+constexpr size_t kAlign = 128;  // of a packed weight
+
+using Run = std::function<Result<void>(int copy)>;  // multiplies by copy number `copy` of the weight
+
+double milliseconds(Clock::duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
+
+int copies_of(size_t bytes) {
+  const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  const size_t cache = l3 > 0 ? static_cast<size_t>(l3) : kUnknownCacheBytes;
+  return std::clamp(static_cast<int>(std::min(3 * cache, kMaxCopiedBytes) / bytes) + 1, 2, kMaxCopies);
+}
+
+class CpuBench : public Bench {
+ public:
+  explicit CpuBench(Device device) : device_(std::move(device)) {}
+
+  const Device& device() const override { return device_; }
+  std::string dense_impl() const override { return has_dense_gemm() ? "eigen" : ""; }
+  std::string dense_note() const override { return has_dense_gemm() ? "Eigen, fp32" : "the CPU lacks AVX2"; }
+
+  Result<void> load(QuantizedWeight weight, DType act_dtype, int64_t max_m) override {
+    weight_ = std::move(weight);
+    act_dtype_ = act_dtype;
+    dense_copies_ = 0;
+    Result<PackedWeight> packed = pack(weight_, {.num_threads = device_.num_threads});
+    if (!packed) return packed.error();
+    packed_ = std::move(*packed);
+    copies_ = copies_of(packed_.size_bytes());
+    stride_ = (packed_.size_bytes() + kAlign - 1) / kAlign * kAlign;
+    if (const size_t bytes = stride_ * copies_; bytes > weights_bytes_)
+      weights_ = {}, weights_ = allocate_packed(bytes), weights_bytes_ = bytes;
+    for (int i = 0; i < copies_; ++i) std::memcpy(weights_.get() + i * stride_, packed_.data(), packed_.size_bytes());
+    act_ = random_numbers(max_m * weight_.k, act_dtype_, 1.0, 1);
+    return {};
+  }
+
+  Result<Measurement> measure(int64_t m, const MeasureOptions& options) override {
+    Measurement measurement;
+    measurement.problem = problem_for(packed_, m, act_dtype_);
+    const Result<Plan> plan = make_plan(measurement.problem, device_, options.plan);
+    if (!plan) return plan.error();
+    measurement.kernel = plan->kernel();
+    FloatArray out{.dtype = act_dtype_};
+    out.bytes.assign(m * weight_.n * dtype_bytes(act_dtype_), std::byte{0xFF});  // NaNs
+    const HostWorkspace workspace(plan->workspace_bytes());
+    const Run ours = [&](int copy) {
+      return launch(*plan, {.act = act_.bytes.data(),
+                            .weight = weights_.get() + copy * stride_,
+                            .out = out.bytes.data(),
+                            .workspace = workspace.data(),
+                            .workspace_bytes = workspace.size_bytes()});
+    };
+    if (Result<void> done = ours(0); !done) return done.error();
+    measurement.wrong = wrong_result(out, ResultCheck(weight_, act_, m, plan->numerics()));
+    if (!measurement.wrong.empty()) return measurement;
+
+    Run dense;
+    std::vector<float> dense_act, dense_out;
+    if (options.dense && has_dense_gemm()) {
+      prepare_dense();
+      dense_act.resize(m * weight_.k);
+      for (size_t i = 0; i < dense_act.size(); ++i) dense_act[i] = act_.at(i);
+      dense_out.resize(m * weight_.n);
+      dense = [&](int copy) -> Result<void> {
+        dense_gemm(m, weight_.n, weight_.k, dense_act.data(), dense_weights_.data() + copy * weight_.n * weight_.k,
+                   dense_out.data(), device_.num_threads);
+        return {};
+      };
+    }
+    if (Result<void> done = time_both(ours, dense, options, measurement); !done) return done.error();
+    return measurement;
+  }
+
+ private:
+  static std::string wrong_result(const FloatArray& out, const ResultCheck& check) {
+    const size_t row_bytes = out.bytes.size() / (check.tokens().back() + 1);  // the last token is among the sampled
+    FloatArray rows{.dtype = out.dtype};
+    for (int64_t token : check.tokens())
+      rows.bytes.insert(rows.bytes.end(), &out.bytes[token * row_bytes], &out.bytes[token * row_bytes] + row_bytes);
+    for (size_t i = 0; i < out.size(); ++i)
+      if (std::isnan(out.at(i))) return fmt::format("output number {} was not written, or is NaN", i);
+    return check.judge(rows);
+  }
+
+  void prepare_dense() {
+    if (dense_copies_ > 0) return;
+    const std::vector<float> weight = dequantize(weight_);
+    dense_copies_ = copies_of(weight.size() * sizeof(float));
+    if (dense_weights_.size() < weight.size() * dense_copies_) dense_weights_.resize(weight.size() * dense_copies_);
+    for (int i = 0; i < dense_copies_; ++i)
+      std::copy(weight.begin(), weight.end(), dense_weights_.begin() + static_cast<int64_t>(weight.size()) * i);
+  }
+
+  // Calls that fill a replay, and then the replay's microseconds a call.
+  static Result<double> time_calls(const Run& run, int copies, int calls, int& next) {
+    const Clock::time_point begin = Clock::now();
+    for (int i = 0; i < calls; ++i, next = (next + 1) % copies)
+      if (Result<void> done = run(next); !done) return done.error();
+    return milliseconds(Clock::now() - begin) * 1e3 / calls;
+  }
+
+  Result<void> time_both(const Run& ours, const Run& dense, const MeasureOptions& options, Measurement& measurement) {
+    const DutyCycle duty = duty_cycle(options.duty);
+    struct Series {
+      const Run* run;
+      int copies, calls, next;
+      std::vector<double> us;
+    };
+    std::vector<Series> series = {{&ours, copies_, 1, 0, {}}};
+    if (dense != nullptr) series.push_back({&dense, dense_copies_, 1, 0, {}});
+    for (Series& one : series) {
+      for (int warm = 0; warm < 2; ++warm) {  // the first call wakes threads and touches pages
+        const Result<double> us = time_calls(*one.run, one.copies, one.calls, one.next);
+        if (!us) return us.error();
+        if (warm == 1) one.calls = std::clamp(static_cast<int>(duty.replay_ms * 1e3 / *us), 1, 1 << 20);
+      }
+    }
+    const int replays = options.replays > 0 ? options.replays : duty.replays;
+    for (int i = 0; i < replays; ++i) {
+      for (Series& one : series) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(duty.idle_ms));
+        const Result<double> us = time_calls(*one.run, one.copies, one.calls, one.next);
+        if (!us) return us.error();
+        one.us.push_back(*us);
+      }
+    }
+    measurement.ours = timing_of(series[0].us, {});
+    if (dense != nullptr) measurement.dense = timing_of(series[1].us, {});
+    return {};
+  }
+
+  Device device_;
+  QuantizedWeight weight_;
+  DType act_dtype_ = DType::kBf16;
+  FloatArray act_;
+  PackedWeight packed_;
+  // The same bytes many times over, one copy every stride_; memory is kept from layer to layer.
+  std::shared_ptr<std::byte[]> weights_;
+  size_t weights_bytes_ = 0, stride_ = 0;
+  int copies_ = 0;
+  std::vector<float> dense_weights_;
+  int dense_copies_ = 0;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Bench>> open_cpu_bench(const Device& device) {
+  return std::unique_ptr<Bench>(std::make_unique<CpuBench>(device));
+}
+
+}  // namespace nybble::bench

@@ -1,0 +1,174 @@
+// The JSON of result files, schema 1.
+#include "bench/results.h"
+
+#include <cuda_runtime_api.h>
+#include <fmt/chrono.h>
+
+#include <chrono>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "bench/build_info.h"
+#include "runtime/machine.h"
+
+namespace nybble::bench {
+namespace {
+
+constexpr int kSchema = 1;
+constexpr uint64_t kLargestFile = uint64_t{64} << 20;
+
+template <class T> Json or_null(const std::optional<T>& value) { return value ? Json(*value) : Json(nullptr); }
+
+// Four digits after the point: a tenth of a nanosecond, far below any spread.
+double rounded(double value) { return std::round(value * 1e4) / 1e4; }
+std::optional<double> rounded(const std::optional<double>& value) {
+  return value ? std::optional(rounded(*value)) : std::nullopt;
+}
+
+template <class T> std::optional<T> optional_of(const Json& json, const char* key) {
+  return json.contains(key) && !json.at(key).is_null() ? std::optional(json.at(key).get<T>()) : std::nullopt;
+}
+
+Row row_from(const Json& json) {
+  Row row;
+  row.problem = json.at("problem");
+  row.impl = json.at("impl");
+  row.m = json.at("m"), row.n = json.at("n"), row.k = json.at("k");
+  row.act = json.at("act");
+  row.group_size = optional_of<int>(json, "group_size");
+  row.zero_point = optional_of<std::string>(json, "zero_point");
+  row.kernel = optional_of<std::string>(json, "kernel");
+  row.pdl = optional_of<bool>(json, "pdl");
+  row.duty = json.at("duty");
+  row.us = json.at("us");
+  row.floor_us = optional_of<double>(json, "floor_us");
+  row.dense_us = optional_of<double>(json, "dense_us");
+  row.spread = json.at("spread");
+  row.sm_mhz = optional_of<double>(json, "sm_mhz");
+  return row;
+}
+
+std::string cuda_version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
+
+}  // namespace
+
+std::string Row::key() const {
+  return fmt::format("{} | {} | {} | {}", problem, impl, duty, pdl ? (*pdl ? "pdl" : "no pdl") : "");
+}
+
+std::vector<Row> rows_of(const Measurement& measurement, Duty duty, const std::string& dense_impl) {
+  const Problem& problem = measurement.problem;
+  Row ours;
+  ours.problem = to_string(problem);
+  ours.impl = "nybble";
+  ours.m = problem.m, ours.n = problem.n, ours.k = problem.k;
+  ours.act = dtype_name(problem.act_dtype);
+  ours.group_size = problem.weight.group_size;
+  ours.zero_point = zero_kind_name(problem.weight.zero_kind);
+  ours.kernel = measurement.kernel;
+  ours.pdl = measurement.pdl;
+  ours.duty = duty_name(duty);
+  ours.us = measurement.ours.us;
+  if (measurement.floor_us > 0) ours.floor_us = measurement.floor_us;
+  ours.spread = measurement.ours.spread;
+  ours.sm_mhz = measurement.ours.sm_mhz;
+  if (!measurement.dense) return {ours};
+  ours.dense_us = measurement.dense->us;
+  Row dense = ours;
+  dense.impl = dense_impl;
+  dense.group_size.reset(), dense.zero_point.reset(), dense.kernel.reset(), dense.pdl.reset();
+  dense.us = measurement.dense->us;
+  dense.spread = measurement.dense->spread;
+  dense.sm_mhz = measurement.dense->sm_mhz;
+  return {ours, dense};
+}
+
+ResultFile describe_run(const Device& device, const std::string& command) {
+  ResultFile file;
+  file.machine = device.kind == DeviceKind::kCuda ? "gpu" : "cpu";
+  file.name = device.kind == DeviceKind::kCuda ? device.name : runtime::cpu_model();
+  if (device.kind == DeviceKind::kCuda) {
+    int driver = 0;
+    if (cudaDriverGetVersion(&driver) == cudaSuccess)
+      file.driver = runtime::driver_release().value_or(cuda_version_text(driver));
+    file.cuda = cuda_version_text(CUDART_VERSION);
+  }
+  file.commit = kCommit;
+  file.date =
+      fmt::format("{:%FT%TZ}", fmt::gmtime(std::chrono::system_clock::to_time_t(std::chrono::system_clock::now())));
+  file.command = command;
+  return file;
+}
+
+Json to_json(const Row& row) {
+  return {{"problem", row.problem},
+          {"impl", row.impl},
+          {"m", row.m},
+          {"n", row.n},
+          {"k", row.k},
+          {"act", row.act},
+          {"format", row.group_size ? Json("int4") : Json(nullptr)},
+          {"group_size", or_null(row.group_size)},
+          {"zero_point", or_null(row.zero_point)},
+          {"kernel", or_null(row.kernel)},
+          {"pdl", or_null(row.pdl)},
+          {"duty", row.duty},
+          {"us", rounded(row.us)},
+          {"floor_us", or_null(rounded(row.floor_us))},
+          {"dense_us", or_null(rounded(row.dense_us))},
+          {"spread", rounded(row.spread)},
+          {"sm_mhz", or_null(rounded(row.sm_mhz))}};
+}
+
+Json to_json(const ResultFile& file) {
+  Json json = {{"schema", kSchema}, {"gpu", nullptr}};
+  json[file.machine] = file.name;
+  json["driver"] = or_null(file.driver);
+  json["cuda"] = or_null(file.cuda);
+  json["commit"] = file.commit;
+  json["date"] = file.date;
+  json["command"] = file.command;
+  json["floor"] = file.machine == "gpu" ? Json{{"tb_s", kFloorTbS}, {"tflop_s", kFloorTflopS}} : Json(nullptr);
+  json["rows"] = Json::array();
+  for (const Row& row : file.rows) json["rows"].push_back(to_json(row));
+  return json;
+}
+
+Result<void> write_results(const ResultFile& file, const std::string& path) {
+  // One row a line: readable, and a diff shows which figures moved.
+  Json head = to_json(file);
+  const Json rows = std::move(head["rows"]);
+  head.erase("rows");
+  std::string text = head.dump(1);
+  text.resize(text.rfind('\n'));
+  text += ",\n \"rows\": [";
+  for (size_t i = 0; i < rows.size(); ++i) text += fmt::format("{}\n  {}", i > 0 ? "," : "", rows[i].dump());
+  text += "\n ]\n}\n";
+  return base::write_file(path, text);
+}
+
+Result<ResultFile> read_results(const std::string& path) {
+  const Result<base::File> opened = base::File::open(path);
+  if (!opened) return opened.error();
+  const Result<std::string> text = base::read_file(*opened, kLargestFile);
+  if (!text) return text.error();
+  try {
+    const Json json = Json::parse(*text);
+    if (json.at("schema") != kSchema)
+      return invalid_data("{} has schema {}; this build reads schema {}", path, json.at("schema").dump(), kSchema);
+    ResultFile file;
+    file.machine = json.at("gpu").is_null() ? "cpu" : "gpu";
+    file.name = json.at(file.machine);
+    file.driver = optional_of<std::string>(json, "driver");
+    file.cuda = optional_of<std::string>(json, "cuda");
+    file.commit = json.at("commit");
+    file.date = json.at("date");
+    file.command = json.at("command");
+    for (const Json& row : json.at("rows")) file.rows.push_back(row_from(row));
+    return file;
+  } catch (const Json::exception& error) {
+    return invalid_data("{} is no bench result: {}", path, error.what());
+  }
+}
+
+}  // namespace nybble::bench

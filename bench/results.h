@@ -1,0 +1,57 @@
+// Result files: rows of measurements with where, when and by what command they were taken.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bench/bench.h"
+
+namespace nybble::bench {
+
+using Json = nlohmann::ordered_json;
+
+// One measured figure; the JSON has the same names.
+struct Row {
+  std::string problem;
+  std::string impl;  // "nybble", "cublas", "humming", "eigen"
+  int64_t m = 0, n = 0, k = 0;
+  std::string act;
+  std::optional<int> group_size;  // 0: per column; absent for dense weights, as are format and zero_point
+  std::optional<std::string> zero_point;
+  std::optional<std::string> kernel;
+  std::optional<bool> pdl;
+  std::string duty;
+  double us = 0;
+  std::optional<double> floor_us;  // of the problem, whatever the implementation
+  std::optional<double> dense_us;  // the dense product's, measured between the same replays
+  double spread = 0;
+  std::optional<double> sm_mhz;
+
+  // Two rows with the same key answer the same question.
+  std::string key() const;
+};
+
+// The rows one measurement makes: nybble's own, and the dense product's where it was measured.
+std::vector<Row> rows_of(const Measurement& measurement, Duty duty, const std::string& dense_impl);
+
+struct ResultFile {
+  std::string machine;  // "gpu" or "cpu": which key the name stands under
+  std::string name;
+  std::optional<std::string> driver;  // GPU only, like cuda and the floor
+  std::optional<std::string> cuda;
+  std::string commit;
+  std::string date;  // UTC, ISO 8601
+  std::string command;
+  std::vector<Row> rows;
+};
+
+ResultFile describe_run(const Device& device, const std::string& command);
+
+Json to_json(const Row& row);
+Json to_json(const ResultFile& file);
+Result<void> write_results(const ResultFile& file, const std::string& path);  // atomically
+Result<ResultFile> read_results(const std::string& path);
+
+}  // namespace nybble::bench

@@ -1,0 +1,124 @@
+// nybble inspect: what a file or folder holds, and whether all of it is sound.
+#include <map>
+
+#include "cli/packed_file.h"
+#include "cli/progress.h"
+#include "cli/verbs.h"
+#include "nybble/checkpoint.h"
+#include "nybble/pack.h"
+
+namespace nybble::cli {
+namespace {
+
+constexpr char kExample[] =
+    "Example:\n"
+    "  nybble inspect models/llama-w4\n"
+    "Takes a model folder, a .safetensors file or a packed weight of nybble. Everything in it is read and checked: "
+    "values\n"
+    "that steer indexing, NaN and infinite scales. Exit code 1 says that something in it is broken.";
+
+struct Options {
+  std::string path;
+  bool list = false;
+};
+
+std::string form_of(const LayerInfo& layer) {
+  return layer.quantized ? "int4 " + to_string(layer.format) : dtype_name(layer.dense_dtype);
+}
+
+Json json_of(const LayerInfo& layer) {
+  Json json = {{"name", layer.name}, {"n", layer.n}, {"k", layer.k}, {"quantized", layer.quantized}};
+  if (layer.quantized) {
+    json["group_size"] = layer.format.group_size;
+    json["zero_point"] = zero_kind_name(layer.format.zero_kind);
+    json["scale_dtype"] = dtype_name(layer.format.scale_dtype);
+    json["k_order"] = layer.format.k_order;
+  } else {
+    json["dtype"] = dtype_name(layer.dense_dtype);
+  }
+  json["file"] = layer.file;
+  return json;
+}
+
+// Every layer, or one row for all layers that look alike.
+std::string table_of(const std::vector<LayerInfo>& layers, bool list) {
+  if (list) {
+    Table table({"layer", "n x k", "form", "file"}, {0, 2, 3});
+    for (const LayerInfo& layer : layers)
+      table.add({layer.name, fmt::format("{} x {}", layer.n, layer.k), form_of(layer), layer.file});
+    return table.text();
+  }
+  std::map<std::pair<std::string, std::string>, std::pair<int, std::string>> alike;  // (shape, form): count, first name
+  for (const LayerInfo& layer : layers) {
+    auto& [count, first] = alike[{fmt::format("{} x {}", layer.n, layer.k), form_of(layer)}];
+    if (count++ == 0) first = layer.name;
+  }
+  Table table({"layers", "n x k", "form", "the first is"}, {2, 3});
+  for (const auto& [key, value] : alike) table.add({std::to_string(value.first), key.first, key.second, value.second});
+  return table.text();
+}
+
+int inspect_packed(const Options& options, const Output& output) {
+  const Result<PackedWeight> packed = load_packed(options.path);  // checks magic, version, sizes and checksum
+  if (!packed) return output.fail(packed.error(), exit_for_check(packed.error()));
+  const Result<QuantizedWeight> weight = unpack(*packed);
+  if (!weight) return output.fail(weight.error(), exit_for_check(weight.error()));
+  if (const Result<void> valid = validate(*weight); !valid)
+    return output.fail(valid.error(), exit_for_check(valid.error()));
+  const WeightFormat format = packed->format();
+  output.text("{}: a packed weight of nybble, layout version {}\n{} x {}, int4 {}, {}\nchecked: sound\n", options.path,
+              packed->layout_version(), packed->n(), packed->k(), to_string(format),
+              human_bytes(static_cast<double>(packed->size_bytes())));
+  return output.finish({{"ok", true},
+                        {"path", options.path},
+                        {"format", "nybble-packed"},
+                        {"layout_version", packed->layout_version()},
+                        {"n", packed->n()},
+                        {"k", packed->k()},
+                        {"group_size", format.group_size},
+                        {"zero_point", zero_kind_name(format.zero_kind)},
+                        {"scale_dtype", dtype_name(format.scale_dtype)},
+                        {"k_order", format.k_order},
+                        {"bytes", packed->size_bytes()}},
+                       kOk);
+}
+
+int run(const Options& options, const Output& output) {
+  if (is_packed_file(options.path)) return inspect_packed(options, output);
+  const Result<std::unique_ptr<Checkpoint>> opened = open_checkpoint(options.path);
+  if (!opened) return output.fail(opened.error(), exit_for_check(opened.error()));
+  const Checkpoint& checkpoint = **opened;
+  output.text("{}: {}\n{}\n\n{}", options.path, checkpoint.format(), checkpoint.convention(),
+              table_of(checkpoint.layers(), options.list));
+  std::fflush(stdout);  // what it holds stands before the verdict, whoever reads both streams
+  const Result<void> checked = [&] {
+    Progress progress("checking");
+    return checkpoint.check(progress.callback());
+  }();
+  Json document = {{"ok", checked.ok()},
+                   {"path", options.path},
+                   {"format", checkpoint.format()},
+                   {"convention", checkpoint.convention()},
+                   {"layers", Json::array()}};
+  for (const LayerInfo& layer : checkpoint.layers()) document["layers"].push_back(json_of(layer));
+  if (!checked) {
+    fmt::print(stderr, "nybble: {}\n", checked.error().message);
+    document["error"] = {{"code", error_code_name(checked.error().code)}, {"message", checked.error().message}};
+    return output.finish(document, exit_for_check(checked.error()));
+  }
+  output.text("\nchecked: all {} layers are sound\n", checkpoint.layers().size());
+  return output.finish(document, kOk);
+}
+
+}  // namespace
+
+Run add_inspect(CLI::App& app, Output& output) {
+  auto options = std::make_shared<Options>();
+  app.add_option("path", options->path, "A model folder, a .safetensors file or a packed weight")->required();
+  app.add_flag("--list", options->list, "One row for each layer");
+  output.add_json_flag(app);
+  app.footer(kExample);
+  return [options, &output] { return run(*options, output); };
+}
+
+}  // namespace nybble::cli

@@ -1,0 +1,12 @@
+// Is a path a packed weight of nybble, or something for open_checkpoint?
+#pragma once
+
+#include <string>
+
+namespace nybble::cli {
+
+// True for a regular file that begins with the magic of a packed weight. False, too, for what cannot be opened: the
+// reader that is tried next says why.
+bool is_packed_file(const std::string& path);
+
+}  // namespace nybble::cli

@@ -1,0 +1,118 @@
+// nybble quantize: model folder in, 4-bit model folder out.
+#include "nybble/quantize.h"
+
+#include <chrono>
+#include <optional>
+
+#include "cli/options.h"
+#include "cli/progress.h"
+#include "cli/verbs.h"
+#include "nybble/checkpoint.h"
+
+namespace nybble::cli {
+namespace {
+
+constexpr char kExample[] =
+    "Example:\n"
+    "  nybble quantize models/llama --out models/llama-w4 --group 64 --exclude 'layers\\.0\\.'\n"
+    "Without --include, every 2-D float weight is quantized whose name holds no embed, norm or lm_head. What is not\n"
+    "quantized is copied as it is and named in the output's ignore list.";
+
+struct Options {
+  std::string in, out;
+  std::string group = "128";
+  bool asymmetric = false;
+  bool range_search = false;
+  std::string scale_dtype;
+  std::string device = "cpu";
+  int threads = 0;
+  QuantizeModelOptions model;
+};
+
+int run(const Options& options, const Output& output) {
+  RtnOptions rtn;
+  const Result<int> group = parse_group(options.group);
+  if (!group) return output.fail(group.error());
+  rtn.group_size = *group;
+  rtn.symmetric = !options.asymmetric;
+  rtn.range_search = options.range_search ? RangeSearch::kSquaredError : RangeSearch::kNone;
+  rtn.num_threads = options.threads;
+  std::optional<DType> scale_dtype;
+  if (!options.scale_dtype.empty()) {
+    const Result<DType> parsed = parse_dtype(options.scale_dtype);
+    if (!parsed) return output.fail(parsed.error());
+    scale_dtype = *parsed;
+  }
+  const bool on_gpu = options.device == "cuda";
+  if (on_gpu)
+    if (const Result<Device> device = Device::cuda(); !device) return output.fail(device.error(), kWorldFailed);
+
+  const LayerQuantizer quantizer = [&](const DenseWeight& dense) {
+    RtnOptions layer = rtn;
+    layer.scale_dtype = scale_dtype.value_or(dense.values.dtype == DType::kFp16 ? DType::kFp16 : DType::kBf16);
+    return on_gpu ? quantize_rtn_cuda(dense, layer) : quantize_rtn(dense, layer);
+  };
+  const CompressedTensorsScheme scheme = {
+      .group_size = rtn.group_size,
+      .symmetric = rtn.symmetric,
+      .recipe = fmt::format("rtn, {}, {} scales", options.range_search ? "range by least squared error" : "full range",
+                            scale_dtype ? dtype_name(*scale_dtype) : "default")};
+  const auto begin = std::chrono::steady_clock::now();
+  Result<WrittenModel> written = [&] {
+    Progress progress("quantizing");
+    return write_compressed_tensors(options.in, options.out, scheme, quantizer, options.model, progress.callback());
+  }();
+  if (!written) return output.fail(written.error());
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  output.text("{}: {} layers quantized to 4 bits, {} weights left as they are; {} -> {} in {:.1f} s\n", options.out,
+              written->quantized.size(), written->ignored.size(), human_bytes(static_cast<double>(written->bytes_in)),
+              human_bytes(static_cast<double>(written->bytes_out)), seconds);
+  if (written->kept_shards > 0) output.text("kept {} shards of an earlier run\n", written->kept_shards);
+  for (const std::string& file : written->left_out) output.text("not copied: {}\n", file);
+  return output.finish({{"ok", true},
+                        {"out", options.out},
+                        {"quantized", written->quantized},
+                        {"ignored", written->ignored},
+                        {"left_out", written->left_out},
+                        {"kept_shards", written->kept_shards},
+                        {"bytes_in", written->bytes_in},
+                        {"bytes_out", written->bytes_out},
+                        {"seconds", seconds}},
+                       kOk);
+}
+
+}  // namespace
+
+Run add_quantize(CLI::App& app, Output& output) {
+  auto options = std::make_shared<Options>();
+  app.add_option("in", options->in, "A model folder or a .safetensors file")->required();
+  app.add_option("--out", options->out, "The folder to write")->required();
+  app.add_option("--include", options->model.include,
+                 "Quantize the layers whose name this regular expression is found in; "
+                 "may be given several times")
+      ->type_name("REGEX");
+  app.add_option("--exclude", options->model.exclude, "Leave these out; may be given several times")
+      ->type_name("REGEX");
+  app.add_option("--group", options->group,
+                 "Input features per scale: a multiple of 16, or col for one scale per output "
+                 "feature")
+      ->capture_default_str();
+  app.add_flag("--asym", options->asymmetric, "Integer zero points, for weights that are not centred");
+  app.add_flag("--range-search", options->range_search,
+               "Shrink each group's range where that lessens the squared error");
+  app.add_option("--scale-dtype", options->scale_dtype, "bf16 or fp16; default: fp16 for fp16 weights, else bf16")
+      ->check(CLI::IsMember({"bf16", "fp16"}));
+  app.add_flag("--resume", options->model.resume, "Keep the shards that an interrupted run finished");
+  app.add_flag("--force", options->model.force, "Write into a folder that is not empty");
+  app.add_option("--device", options->device, "Where to quantize: cpu or cuda; the result is the same, bit for bit")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  app.add_option("--threads", options->threads, "CPU threads; 0: all cores")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  output.add_json_flag(app);
+  app.footer(kExample);
+  return [options, &output] { return run(*options, output); };
+}
+
+}  // namespace nybble::cli

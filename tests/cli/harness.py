@@ -1,0 +1,107 @@
+"""Runs the built command and makes tiny models for it."""
+import json
+import os
+import pathlib
+import random
+import struct
+import subprocess
+import tempfile
+import unittest
+
+NYBBLE = os.environ["NYBBLE"]
+SOURCE_DIR = pathlib.Path(os.environ["NYBBLE_SOURCE_DIR"])
+
+
+class Done:
+    """A finished run of the command."""
+
+    def __init__(self, finished):
+        self.code, self.out, self.err = finished.returncode, finished.stdout, finished.stderr
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+def run(*arguments, **environment):
+    """Runs `nybble ARGUMENTS` in pipes, without a GPU unless CUDA_VISIBLE_DEVICES is given."""
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
+    return Done(subprocess.run([NYBBLE, *map(str, arguments)], capture_output=True, text=True, env=env,
+                               stdin=subprocess.DEVNULL))
+
+
+def float_bytes(dtype, values):
+    if dtype == "F32":
+        return struct.pack(f"<{len(values)}f", *values)
+    if dtype == "F16":
+        return struct.pack(f"<{len(values)}e", *values)
+    # bf16: the upper half of an f32, which truncates; good enough to make a model.
+    return b"".join(struct.pack("<f", value)[2:] for value in values)
+
+
+def write_safetensors(path, tensors):
+    """tensors: {name: (dtype, shape, bytes)}."""
+    header, offset = {}, 0
+    for name, (dtype, shape, data) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + len(data)]}
+        offset += len(data)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(data for _, _, data in tensors.values()))
+
+
+def read_header(path):
+    """(where the data begins, {name: entry})."""
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    return 8 + size, {name: entry for name, entry in json.loads(data[8:8 + size]).items() if name != "__metadata__"}
+
+
+def weights(shape, dtype="F32", seed=0):
+    source = random.Random(seed)
+    count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+    return dtype, list(shape), float_bytes(dtype, [source.gauss(0, 0.05) for _ in range(count)])
+
+
+LAYERS = {"encoder.layer.0.query": (96, 128), "encoder.layer.0.dense": (64, 256), "encoder.layer.1.dense": (80, 128)}
+
+
+def write_model(folder, dtype="F32", shards=1):
+    """A model of three linear layers, one of them with a bias, an embedding and a norm."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"embeddings.word_embeddings.weight": weights((32, 128), dtype, 1),
+               "encoder.layer.0.norm.weight": weights((128,), dtype, 2),
+               "encoder.layer.0.query.bias": weights((96,), dtype, 3)}
+    for seed, (name, shape) in enumerate(LAYERS.items(), 10):
+        tensors[name + ".weight"] = weights(shape, dtype, seed)
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 128}))
+    if shards == 1:
+        write_safetensors(folder / "model.safetensors", tensors)
+        return folder
+    names, weight_map = list(tensors), {}
+    for i in range(shards):
+        file = f"model-{i + 1:05}-of-{shards:05}.safetensors"
+        part = names[i::shards]
+        write_safetensors(folder / file, {name: tensors[name] for name in part})
+        weight_map.update({name: file for name in part})
+    total = sum(len(data) for _, _, data in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+class Case(unittest.TestCase):
+    """A test with a folder of its own."""
+
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.folder = pathlib.Path(temporary.name)
+
+    def expect(self, done, code, *words):
+        """The run ended with this code, and stderr holds these words; nothing at all when it went well."""
+        self.assertEqual(done.code, code, done.out + done.err)
+        if code == 0:
+            self.assertEqual(done.err, "")
+        for word in words:
+            self.assertIn(word, done.err)
+        return done

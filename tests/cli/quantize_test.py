@@ -1,0 +1,133 @@
+"""quantize, inspect and verify on a tiny model: round trip, choice of layers, resumption, damage."""
+import json
+import os
+import pty
+import shutil
+import subprocess
+import unittest
+
+from harness import LAYERS, NYBBLE, Case, read_header, run, write_model
+
+
+class Quantize(Case):
+    def setUp(self):
+        super().setUp()
+        self.model = write_model(self.folder / "model")
+        self.out = self.folder / "out"
+
+    def quantize(self, *options):
+        return self.expect(run("quantize", self.model, "--out", self.out, "--json", *options), 0).json
+
+    def test_round_trip(self):
+        written = self.quantize("--group", "64")
+        self.assertEqual(sorted(written["quantized"]), sorted(LAYERS))
+        self.assertLess(written["bytes_out"], written["bytes_in"])
+        found = self.expect(run("inspect", self.out, "--json"), 0).json
+        self.assertEqual(found["format"], "compressed-tensors")
+        layers = {layer["name"]: layer for layer in found["layers"] if layer["quantized"]}
+        self.assertEqual({name: (layer["n"], layer["k"]) for name, layer in layers.items()}, LAYERS)
+        for layer in layers.values():
+            self.assertEqual((layer["group_size"], layer["zero_point"], layer["scale_dtype"]), (64, "none", "bf16"))
+        verified = self.expect(run("verify", self.out, "--against", self.model, "--device", "cpu", "--json"), 0).json
+        self.assertTrue(verified["ok"])
+        self.assertEqual(len(verified["layers"]), 3)
+        for layer in verified["layers"]:
+            self.assertEqual([one["m"] for one in layer["runs"]], [1, 16, 256])
+            for one in layer["runs"]:
+                self.assertLessEqual(one["of_allowed"], 1)
+                self.assertGreater(one["cosine"], 0.9999)
+                self.assertEqual(one["outputs_checked"], one["m"] * layer["n"])
+            # Round to nearest of Gaussian weights in groups of 64: a step is about a seventh of the group's largest.
+            self.assertLess(0.05, layer["weight_error"]["relative"])
+            self.assertLess(layer["weight_error"]["relative"], 0.15)
+
+    def test_zero_points_range_search_and_per_column(self):
+        written = self.quantize("--group", "col", "--asym", "--range-search", "--scale-dtype", "fp16")
+        self.assertEqual(len(written["quantized"]), 3)
+        layers = [layer for layer in self.expect(run("inspect", self.out, "--json"), 0).json["layers"] if layer["quantized"]]
+        for layer in layers:
+            self.assertEqual((layer["group_size"], layer["zero_point"], layer["scale_dtype"]), (0, "int", "fp16"))
+        self.expect(run("verify", self.out), 0)
+
+    def test_fp16_models_get_fp16_scales(self):
+        self.model = write_model(self.folder / "half", "F16")
+        self.quantize()
+        layers = [layer for layer in run("inspect", self.out, "--json").json["layers"] if layer["quantized"]]
+        self.assertEqual({layer["scale_dtype"] for layer in layers}, {"fp16"})
+        self.assertEqual({layer["act"] for layer in run("verify", self.out, "--json").json["layers"]}, {"fp16"})
+
+    def test_include_and_exclude(self):
+        written = self.quantize("--include", r"layer\.[01]\.dense", "--exclude", r"layer\.1\.")
+        self.assertEqual(written["quantized"], ["encoder.layer.0.dense"])
+        verified = run("verify", self.out, "--json").json
+        self.assertEqual([layer["name"] for layer in verified["layers"]], ["encoder.layer.0.dense"])
+
+    def test_wrong_requests(self):
+        self.expect(run("quantize", self.model, "--out", self.out, "--group", "100"), 2, "--group", "multiple of 16")
+        self.expect(run("quantize", self.model, "--out", self.out, "--include", "("), 2, "(")
+        self.expect(run("quantize", self.model, "--out", self.out, "--group", "96"), 2, "encoder.layer")  # divides no k here
+        self.assertFalse((self.out / "config.json").exists())
+        self.expect(run("verify", self.model), 2, "quantized")
+        self.quantize()
+        self.expect(run("verify", self.out, "--layers", "nothing_like_it"), 2, "nothing_like_it")
+
+    def test_a_used_folder_is_refused_unless_forced_or_resumed(self):
+        shutil.rmtree(self.model)
+        write_model(self.model, shards=2)
+        self.assertEqual(self.quantize()["kept_shards"], 0)
+        self.expect(run("quantize", self.model, "--out", self.out), 2, "force", "resume")
+        self.assertEqual(self.quantize("--resume")["kept_shards"], 2)
+        self.assertEqual(self.quantize("--force")["kept_shards"], 0)
+        self.expect(run("verify", self.out), 0)
+
+    def test_silent_in_a_pipe_and_a_bar_on_a_terminal(self):
+        self.assertEqual(run("quantize", self.model, "--out", self.out).err, "")
+        ours, theirs = pty.openpty()
+        done = subprocess.run([NYBBLE, "quantize", str(self.model), "--out", str(self.out), "--force", "--json"], stderr=theirs,
+                              stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+        os.close(theirs)
+        shown = os.read(ours, 1 << 16).decode()
+        os.close(ours)
+        self.assertEqual(done.returncode, 0)
+        self.assertIn("100 %", shown)
+        json.loads(done.stdout)
+
+    def test_text_names_what_was_done(self):
+        done = self.expect(run("quantize", self.model, "--out", self.out), 0)
+        self.assertIn("3 layers", done.out)
+
+
+class Damage(Case):
+    def setUp(self):
+        super().setUp()
+        self.out = self.folder / "out"
+        self.expect(run("quantize", write_model(self.folder / "model"), "--out", self.out), 0)
+        self.file = self.out / "model.safetensors"
+
+    def test_a_nan_scale_is_named(self):
+        begin, header = read_header(self.file)
+        name = "encoder.layer.0.dense.weight_scale"
+        data = bytearray(self.file.read_bytes())
+        offset = begin + header[name]["data_offsets"][0]
+        data[offset:offset + 2] = b"\xc0\x7f"  # a bf16 NaN
+        self.file.write_bytes(data)
+        for verb in ("inspect", "verify"):
+            self.expect(run(verb, self.out), 1, "encoder.layer.0.dense")
+        done = run("inspect", self.out, "--json")
+        self.assertEqual((done.code, done.json["ok"], done.json["error"]["code"]), (1, False, "invalid_data"))
+
+    def test_a_truncated_file(self):
+        self.file.write_bytes(self.file.read_bytes()[:-100])
+        for verb in ("inspect", "verify"):
+            self.expect(run(verb, self.out), 1, "model.safetensors")
+
+    def test_an_empty_folder_is_no_model(self):
+        empty = self.folder / "empty"
+        empty.mkdir()
+        done = run("inspect", empty)
+        self.assertIn(done.code, (1, 2, 3), done.err)
+        self.assertIn("safetensors", done.err)
+
+
+if __name__ == "__main__":
+    unittest.main()
