@@ -211,7 +211,7 @@ typedef struct nybble_launch_args {
   const void* residual;       // [m, n], of out's type, ld_out between rows; given exactly when the problem has one
   const float* alpha;         // in host memory, read during the call; NULL: 1
   const float* alpha_device;  // read by the kernel when it runs; NULL: `alpha` counts
-  void* workspace;            // 256-byte aligned; needs no initial state; each launch in flight has its own
+  void* workspace;            // on a GPU 256-byte aligned; needs no initial state; each launch in flight has its own
   size_t workspace_bytes;     // at least nybble_plan_workspace_bytes()
   void* stream;               // a cudaStream_t, for CUDA plans
 } nybble_launch_args;

@@ -15,14 +15,15 @@ namespace nybble {
 class Plan;
 
 struct PlanOptions {
-  std::string kernel;   // force this kernel by name; empty: choose
-  bool pdl = true;      // launch so that it may overlap its predecessor's end (programmatic dependent launch)
+  std::string kernel;  // force this kernel by name; empty: choose
+  bool pdl = true;     // launch so that it may overlap its predecessor's end (programmatic dependent launch)
 };
 
 Result<Plan> make_plan(const Problem& problem, const Device& device, const PlanOptions& options = {});
 
-// Checks its arguments, then runs (CPU) or enqueues (CUDA). Allocates nothing on the device, synchronizes nothing, may be captured into
-// a CUDA graph. A Plan may be used by many threads and streams at once, each launch in flight with its own workspace.
+// Checks its arguments, then runs (CPU) or enqueues (CUDA). Allocates nothing on the device, synchronizes nothing, may
+// be captured into a CUDA graph. A Plan may be used by many threads and streams at once, each launch in flight with its
+// own workspace.
 Result<void> launch(const Plan& plan, const LaunchArgs& args);
 
 struct KernelEntry;  // opaque: a row of the registry
@@ -32,8 +33,8 @@ class Plan {
  public:
   const Problem& problem() const { return problem_; }
   const Device& device() const { return device_; }
-  const std::string& kernel() const;             // its name, e.g. "sm90_w4a16_bf16_g128_t16x128x128_s6_c1"
-  Numerics numerics() const;                     // which sum that kernel computes
+  const std::string& kernel() const;  // its name, e.g. "sm90_w4a16_bf16_g128_t16x128x128_s6_c1"
+  Numerics numerics() const;          // which sum that kernel computes
   size_t workspace_bytes() const { return workspace_bytes_; }
   const std::string& why() const { return why_; }  // one line: why this kernel
   bool pdl() const { return pdl_; }
@@ -57,8 +58,8 @@ std::string to_string(const Plan& plan);
 struct KernelVerdict {
   std::string kernel;
   bool fits = false;
-  std::string reason;             // why not, and what would help; empty when it fits
-  double estimated_us = 0;        // the cost model's figure when it fits; 0 where there is none
+  std::string reason;       // why not, and what would help; empty when it fits
+  double estimated_us = 0;  // the cost model's figure when it fits; 0 where there is none
 };
 
 // Every kernel of the library, in the order of the registry, judged for this problem and device.

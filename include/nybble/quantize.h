@@ -12,11 +12,11 @@ enum class RangeSearch : uint8_t {
 };
 
 struct RtnOptions {
-  int group_size = 128;                      // kPerColumn or any multiple of 16; the last group may be partial
-  bool symmetric = true;                     // false: integer zero points
+  int group_size = 128;   // kPerColumn or any multiple of 16; the last group may be partial
+  bool symmetric = true;  // false: integer zero points
   RangeSearch range_search = RangeSearch::kNone;
   DType scale_dtype = DType::kBf16;
-  int num_threads = 0;                       // 0: all cores
+  int num_threads = 0;  // 0: all cores
 };
 
 // Round to nearest. `dense` holds finite numbers; a NaN or infinity is an error that names the element. Finite in,

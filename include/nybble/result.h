@@ -34,15 +34,12 @@ struct Error {
 struct Void {};
 
 // Either a value or an Error. `if (!result) return result.error();` is the usual way to pass an error on.
-template <class T>
-class [[nodiscard]] Result {
+template <class T> class [[nodiscard]] Result {
  public:
   using Value = std::conditional_t<std::is_void_v<T>, Void, T>;
 
-  Result()
-    requires std::is_void_v<T>
-      : state_(Void{}) {}
-  Result(Value value) : state_(std::move(value)) {}                // NOLINT(google-explicit-constructor)
+  Result() requires std::is_void_v<T> : state_(Void{}) {}
+  Result(Value value) : state_(std::move(value)) {}                          // NOLINT(google-explicit-constructor)
   Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor)
 
   bool ok() const { return state_.index() == 0; }

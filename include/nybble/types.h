@@ -13,8 +13,8 @@ namespace nybble {
 
 enum class DType : uint8_t { kBf16 = 0, kFp16 = 1, kFp32 = 2 };
 
-const char* dtype_name(DType dtype);                 // "bf16", "fp16", "fp32"
-Result<DType> parse_dtype(std::string_view text);    // also "f16", "float16", "bfloat16", "f32", "float32"
+const char* dtype_name(DType dtype);               // "bf16", "fp16", "fp32"
+Result<DType> parse_dtype(std::string_view text);  // also "f16", "float16", "bfloat16", "f32", "float32"
 constexpr size_t dtype_bytes(DType dtype) { return dtype == DType::kFp32 ? 4 : 2; }
 
 // How a code u (0..15) becomes a weight w, given the scale s of its group.
@@ -25,7 +25,7 @@ enum class ZeroKind : uint8_t {
   kOffset = 3,  // w = u * s + b,   b a float of the scale's type
 };
 
-const char* zero_kind_name(ZeroKind kind);               // "none", "int", "float", "offset"
+const char* zero_kind_name(ZeroKind kind);  // "none", "int", "float", "offset"
 Result<ZeroKind> parse_zero_kind(std::string_view text);
 
 // group_size of a weight that has one scale per output feature.
@@ -35,8 +35,8 @@ inline constexpr int kPerColumn = 0;
 struct WeightFormat {
   DType scale_dtype = DType::kBf16;
   ZeroKind zero_kind = ZeroKind::kNone;
-  int group_size = 128;    // input features per scale: kPerColumn or a positive number; the last group may be partial
-  bool k_order = false;    // input features are stored in another order (GPTQ's act-order)
+  int group_size = 128;  // input features per scale: kPerColumn or a positive number; the last group may be partial
+  bool k_order = false;  // input features are stored in another order (GPTQ's act-order)
   // True when scales (times PackedHeader's power of two) keep the Hopper kernels' cheap dequantization exact. Set by
   // pack(); meaningless before it. layout/packed.h says what is demanded.
   bool scales_in_window = true;

@@ -20,8 +20,8 @@ struct FloatArray {
 
   size_t size() const { return bytes.size() / dtype_bytes(dtype); }
   bool empty() const { return bytes.empty(); }
-  float at(size_t i) const;             // exact widening
-  uint32_t bits_at(size_t i) const;     // raw bits, zero extended
+  float at(size_t i) const;          // exact widening
+  uint32_t bits_at(size_t i) const;  // raw bits, zero extended
   void resize(size_t count) { bytes.resize(count * dtype_bytes(dtype)); }
   void set_bits(size_t i, uint32_t bits);
 
@@ -41,20 +41,20 @@ struct DenseWeight {
 // The canonical form. Row-major n x k codes, one per byte here (disk and packed forms hold two per byte).
 struct QuantizedWeight {
   std::string name;
-  int64_t n = 0;  // output features
-  int64_t k = 0;  // input features
-  int group_size = 128;                  // or kPerColumn; groups run along k, the last may be partial
+  int64_t n = 0;         // output features
+  int64_t k = 0;         // input features
+  int group_size = 128;  // or kPerColumn; groups run along k, the last may be partial
   ZeroKind zero_kind = ZeroKind::kNone;
-  std::vector<uint8_t> codes;            // [n, k], 0..15, in the order of the checkpoint's input features
-  FloatArray scales;                     // [n, groups]
-  std::vector<uint8_t> int_zeros;        // [n, groups], 0..16; only for ZeroKind::kInt
-  FloatArray float_zeros;                // [n, groups], scales' dtype; only for kFloat (z) and kOffset (b)
+  std::vector<uint8_t> codes;      // [n, k], 0..15, in the order of the checkpoint's input features
+  FloatArray scales;               // [n, groups]
+  std::vector<uint8_t> int_zeros;  // [n, groups], 0..16; only for ZeroKind::kInt
+  FloatArray float_zeros;          // [n, groups], scales' dtype; only for kFloat (z) and kOffset (b)
   // Act-order: k_order[p] is the input feature at sorted position p, and the group of position p is p / group_size.
   // Empty: the identity.
   std::vector<int32_t> k_order;
-  FloatArray bias;                       // [n] or empty
+  FloatArray bias;  // [n] or empty
 
-  int64_t groups() const;                // per row
+  int64_t groups() const;  // per row
   WeightFormat format() const;
   friend bool operator==(const QuantizedWeight&, const QuantizedWeight&) = default;
 };
@@ -90,10 +90,12 @@ class PackedWeight {
 // size bytes at a 128-byte boundary, zeroed.
 std::shared_ptr<std::byte[]> allocate_packed(size_t size);
 
-// Checks magic, layout version, sizes and checksum of a packed blob, e.g. one read from a file. `what` names it in errors.
+// Checks magic, layout version, sizes and checksum of a packed blob, e.g. one read from a file. `what` names it in
+// errors.
 Result<void> validate_packed(std::span<const std::byte> blob, std::string_view what);
 
-// The problem of multiplying m contiguous tokens by this weight, out of the same type as act. `aligned` is what contiguous rows give.
+// The problem of multiplying m contiguous tokens by this weight, out of the same type as act. `aligned` is what
+// contiguous rows give.
 Problem problem_for(const PackedWeight& weight, int64_t m, DType act_dtype);
 
 }  // namespace nybble

@@ -7,15 +7,13 @@
 
 namespace nybble {
 
-template <class... Args>
-Error make_error(ErrorCode code, fmt::format_string<Args...> text, Args&&... args) {
+template <class... Args> Error make_error(ErrorCode code, fmt::format_string<Args...> text, Args&&... args) {
   return Error{code, fmt::format(text, std::forward<Args>(args)...)};
 }
 
-#define NYBBLE_ERROR_MAKER(name, code)                                  \
-  template <class... Args>                                              \
-  Error name(fmt::format_string<Args...> text, Args&&... args) {        \
-    return make_error(ErrorCode::code, text, std::forward<Args>(args)...); \
+#define NYBBLE_ERROR_MAKER(name, code)                                                    \
+  template <class... Args> Error name(fmt::format_string<Args...> text, Args&&... args) { \
+    return make_error(ErrorCode::code, text, std::forward<Args>(args)...);                \
   }
 NYBBLE_ERROR_MAKER(invalid_argument, kInvalidArgument)
 NYBBLE_ERROR_MAKER(unsupported, kUnsupported)

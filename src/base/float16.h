@@ -15,7 +15,8 @@ inline uint16_t float_to_bf16(float value) {
 }
 
 inline float fp16_to_float(uint16_t bits) {
-  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16, exponent = bits >> 10 & 31u, mantissa = bits & 0x3FFu;
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16, exponent = bits >> 10 & 31u,
+                 mantissa = bits & 0x3FFu;
   if (exponent == 31) return std::bit_cast<float>(sign | 0x7F800000u | mantissa << 13);
   if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24
     const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;

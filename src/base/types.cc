@@ -10,22 +10,32 @@ namespace nybble {
 
 const char* error_code_name(ErrorCode code) {
   switch (code) {
-    case ErrorCode::kInvalidArgument: return "invalid_argument";
-    case ErrorCode::kUnsupported: return "unsupported";
-    case ErrorCode::kInvalidData: return "invalid_data";
-    case ErrorCode::kIo: return "io";
-    case ErrorCode::kCuda: return "cuda";
-    case ErrorCode::kOutOfMemory: return "out_of_memory";
-    case ErrorCode::kWorkspaceTooSmall: return "workspace_too_small";
+    case ErrorCode::kInvalidArgument:
+      return "invalid_argument";
+    case ErrorCode::kUnsupported:
+      return "unsupported";
+    case ErrorCode::kInvalidData:
+      return "invalid_data";
+    case ErrorCode::kIo:
+      return "io";
+    case ErrorCode::kCuda:
+      return "cuda";
+    case ErrorCode::kOutOfMemory:
+      return "out_of_memory";
+    case ErrorCode::kWorkspaceTooSmall:
+      return "workspace_too_small";
   }
   return "unknown";
 }
 
 const char* dtype_name(DType dtype) {
   switch (dtype) {
-    case DType::kBf16: return "bf16";
-    case DType::kFp16: return "fp16";
-    case DType::kFp32: return "fp32";
+    case DType::kBf16:
+      return "bf16";
+    case DType::kFp16:
+      return "fp16";
+    case DType::kFp32:
+      return "fp32";
   }
   return "unknown";
 }
@@ -39,10 +49,14 @@ Result<DType> parse_dtype(std::string_view text) {
 
 const char* zero_kind_name(ZeroKind kind) {
   switch (kind) {
-    case ZeroKind::kNone: return "none";
-    case ZeroKind::kInt: return "int";
-    case ZeroKind::kFloat: return "float";
-    case ZeroKind::kOffset: return "offset";
+    case ZeroKind::kNone:
+      return "none";
+    case ZeroKind::kInt:
+      return "int";
+    case ZeroKind::kFloat:
+      return "float";
+    case ZeroKind::kOffset:
+      return "offset";
   }
   return "unknown";
 }
@@ -58,10 +72,14 @@ namespace {
 // Words of a problem beside its numbers. The first is the short form of ZeroKind.
 const char* zero_word(ZeroKind kind) {
   switch (kind) {
-    case ZeroKind::kNone: return "";
-    case ZeroKind::kInt: return "zp";
-    case ZeroKind::kFloat: return "fzp";
-    case ZeroKind::kOffset: return "offset";
+    case ZeroKind::kNone:
+      return "";
+    case ZeroKind::kInt:
+      return "zp";
+    case ZeroKind::kFloat:
+      return "fzp";
+    case ZeroKind::kOffset:
+      return "offset";
   }
   return "";
 }
@@ -146,9 +164,15 @@ Result<Problem> parse_problem(std::string_view text) {
       const Result<int64_t> number = parse_number(rest, token);
       if (!number) return number.error();
       switch (token[0]) {
-        case 'm': problem.m = *number, have_m = true; break;
-        case 'n': problem.n = *number, have_n = true; break;
-        case 'k': problem.k = *number, have_k = true; break;
+        case 'm':
+          problem.m = *number, have_m = true;
+          break;
+        case 'n':
+          problem.n = *number, have_n = true;
+          break;
+        case 'k':
+          problem.k = *number, have_k = true;
+          break;
         default:
           if (*number == 0 || *number > 1 << 24)
             return invalid_argument("'{}': a group has 1 to {} input features; per column is 'col'", token, 1 << 24);

@@ -13,6 +13,13 @@ namespace {
 
 constexpr int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// The caller's workspace may lie anywhere; what is kept in it begins at a cache line.
+constexpr size_t kCacheLine = 64;
+float* workspace_of(const LaunchArgs& args) {
+  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(args.workspace) + kCacheLine - 1) / kCacheLine *
+                                  kCacheLine);
+}
+
 int64_t padded_k(const Problem& problem) { return div_up(problem.k, layout::kBlockK) * layout::kBlockK; }
 
 // Elements between the rows of prepared act: an odd number of blocks, so that the same block of eight tokens never
@@ -109,7 +116,7 @@ Result<Operands> operands(const Problem& problem, const LaunchArgs& args) {
 }  // namespace
 
 size_t gemv_workspace_bytes(const Problem& problem) {
-  return static_cast<size_t>(problem.m * prepared_ld(problem)) * sizeof(float);
+  return static_cast<size_t>(problem.m * prepared_ld(problem)) * sizeof(float) + kCacheLine;
 }
 
 Result<void> launch_gemv(const IsaRoutines& isa, const Problem& problem, const Device& device, const LaunchArgs& args) {
@@ -117,7 +124,7 @@ Result<void> launch_gemv(const IsaRoutines& isa, const Problem& problem, const D
   const Result<Operands> checked = operands(problem, args);
   if (!checked) return checked.error();
   const Operands& op = *checked;
-  auto* act = static_cast<float*>(args.workspace);
+  float* act = workspace_of(args);
   op.prepare_act(isa, 0, problem.m, act, device.num_threads);
 
   // A task is 64 output features, or 16 where that would leave threads idle; either way each output is computed alike.
@@ -180,7 +187,7 @@ int64_t slots_of(const Device& device) { return device.num_threads > 0 ? device.
 
 size_t gemm_workspace_bytes(const Problem& problem, const Device& device) {
   const GemmCut cut(problem);
-  return static_cast<size_t>(cut.act_floats() + slots_of(device) * cut.slot_floats()) * sizeof(float);
+  return static_cast<size_t>(cut.act_floats() + slots_of(device) * cut.slot_floats()) * sizeof(float) + kCacheLine;
 }
 
 Result<void> launch_gemm(const IsaRoutines& isa, const Problem& problem, const Device& device, const LaunchArgs& args) {
@@ -189,7 +196,7 @@ Result<void> launch_gemm(const IsaRoutines& isa, const Problem& problem, const D
   if (!checked) return checked.error();
   const Operands& op = *checked;
   const GemmCut cut(problem);
-  auto* act = static_cast<float*>(args.workspace);
+  float* act = workspace_of(args);
   const int64_t slots = slots_of(device), n_tiles = div_up(problem.n, cut.tile_n);
 
   for (int64_t pass = 0; pass < problem.m; pass += cut.rows) {

@@ -16,9 +16,10 @@ Result<void> check(const Problem& problem) {
     if (value < 0 || value > kMaxDimension)
       return invalid_argument("{} is {} in '{}'; it must lie between 0 and 2^40", name, value, to_string(problem));
   if (!layout::packable_group_size(problem.weight.group_size, problem.k))
-    return invalid_argument("group_size is {} in '{}'; packed weights have one scale per column (0) or per group of a multiple of "
-                            "16 input features (or one group for all of k)",
-                            problem.weight.group_size, to_string(problem));
+    return invalid_argument(
+        "group_size is {} in '{}'; packed weights have one scale per column (0) or per group of a multiple of "
+        "16 input features (or one group for all of k)",
+        problem.weight.group_size, to_string(problem));
   return {};
 }
 
@@ -26,7 +27,8 @@ Result<void> check(const Problem& problem) {
 std::string summary_of(const std::vector<KernelVerdict>& verdicts) {
   std::vector<std::pair<std::string, int>> reasons;
   for (const KernelVerdict& verdict : verdicts) {
-    const auto found = std::find_if(reasons.begin(), reasons.end(), [&](const auto& r) { return r.first == verdict.reason; });
+    const auto found =
+        std::find_if(reasons.begin(), reasons.end(), [&](const auto& r) { return r.first == verdict.reason; });
     if (found != reasons.end())
       ++found->second;
     else
@@ -34,7 +36,8 @@ std::string summary_of(const std::vector<KernelVerdict>& verdicts) {
   }
   std::stable_sort(reasons.begin(), reasons.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
   std::string text;
-  for (const auto& [reason, count] : reasons) text += fmt::format("\n  {} {}: {}", count, count == 1 ? "kernel" : "kernels", reason);
+  for (const auto& [reason, count] : reasons)
+    text += fmt::format("\n  {} {}: {}", count, count == 1 ? "kernel" : "kernels", reason);
   return text;
 }
 
@@ -69,9 +72,11 @@ Result<Plan> make_plan(const Problem& problem, const Device& device, const PlanO
   if (!options.kernel.empty()) {
     const KernelEntry* entry = find(options.kernel);
     if (entry == nullptr)
-      return invalid_argument("there is no kernel '{}'; `nybble kernels` lists all {}", options.kernel, registry().size());
+      return invalid_argument("there is no kernel '{}'; `nybble kernels` lists all {}", options.kernel,
+                              registry().size());
     if (const std::string reason = entry->why_not(problem, device); !reason.empty())
-      return unsupported("kernel {} cannot do '{}' on {}: it {}", options.kernel, to_string(problem), device.name, reason);
+      return unsupported("kernel {} cannot do '{}' on {}: it {}", options.kernel, to_string(problem), device.name,
+                         reason);
     plan.entry_ = entry;
     plan.why_ = "asked for by name";
   } else if (problem.m == 0 || problem.n == 0) {
@@ -80,7 +85,9 @@ Result<Plan> make_plan(const Problem& problem, const Device& device, const PlanO
   } else {
     const std::vector<KernelVerdict> verdicts = explain_kernels(problem, device);
     size_t best = verdicts.size(), second = verdicts.size(), refused = 0;
-    const auto faster = [&](size_t a, size_t b) { return b == verdicts.size() || verdicts[a].estimated_us < verdicts[b].estimated_us; };
+    const auto faster = [&](size_t a, size_t b) {
+      return b == verdicts.size() || verdicts[a].estimated_us < verdicts[b].estimated_us;
+    };
     for (size_t i = 0; i < verdicts.size(); ++i) {
       if (!verdicts[i].fits) {
         ++refused;
@@ -111,8 +118,8 @@ const std::string& Plan::kernel() const {
 Numerics Plan::numerics() const { return entry_ != nullptr ? entry_->numerics : Numerics::kExactWeight; }
 
 std::string to_string(const Plan& plan) {
-  return fmt::format("{} -> {} on {}, workspace {} B ({})", to_string(plan.problem()), plan.kernel(), plan.device().name,
-                     plan.workspace_bytes(), plan.why());
+  return fmt::format("{} -> {} on {}, workspace {} B ({})", to_string(plan.problem()), plan.kernel(),
+                     plan.device().name, plan.workspace_bytes(), plan.why());
 }
 
 }  // namespace nybble

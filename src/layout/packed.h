@@ -45,12 +45,12 @@ struct PackedHeader {
   uint64_t checksum;        // XXH3-64 of the whole blob with this field zero
   int64_t n;
   int64_t k;
-  int32_t group_size;       // WeightFormat::group_size
-  uint8_t scale_dtype;      // DType
-  uint8_t zero_kind;        // ZeroKind
-  uint8_t k_order;          // 0 or 1
-  uint8_t scales_in_window; // 0 or 1, WeightFormat::scales_in_window
-  int32_t scale_exponent;   // e above; kernels multiply their sums by 2^e. 0 unless bf16 in groups and in the window
+  int32_t group_size;        // WeightFormat::group_size
+  uint8_t scale_dtype;       // DType
+  uint8_t zero_kind;         // ZeroKind
+  uint8_t k_order;           // 0 or 1
+  uint8_t scales_in_window;  // 0 or 1, WeightFormat::scales_in_window
+  int32_t scale_exponent;    // e above; kernels multiply their sums by 2^e. 0 unless bf16 in groups and in the window
   uint8_t reserved[kHeaderBytes - 60];
 };
 static_assert(sizeof(PackedHeader) == kHeaderBytes);
@@ -76,7 +76,9 @@ struct BlockShape {
   int scale_bytes;  // 2 or 4
   int zero_bytes;   // 0, 1 (integer) or scale_bytes (float)
 
-  NYBBLE_HD constexpr int piece_bytes() const { return kPieceCodeBytes + groups * kPieceN * (scale_bytes + zero_bytes); }
+  NYBBLE_HD constexpr int piece_bytes() const {
+    return kPieceCodeBytes + groups * kPieceN * (scale_bytes + zero_bytes);
+  }
   NYBBLE_HD constexpr int block_bytes() const { return kPiecesPerBlock * piece_bytes(); }
 
   // Offsets inside a block; n in [0, 64), group in [0, groups). Rows r and r + 8 of a piece are neighbours, because one
@@ -126,7 +128,8 @@ struct BlobMap {
 NYBBLE_HD constexpr int64_t align_section(int64_t x) { return (x + kSectionAlign - 1) / kSectionAlign * kSectionAlign; }
 
 // zero_bytes: 0, 1 or scale_bytes, as in BlockShape; `per_column` and `k_order` as in WeightFormat.
-NYBBLE_HD constexpr BlobMap blob_map(int64_t n, int64_t k, int group_size, int scale_bytes, int zero_bytes, bool k_order) {
+NYBBLE_HD constexpr BlobMap blob_map(int64_t n, int64_t k, int group_size, int scale_bytes, int zero_bytes,
+                                     bool k_order) {
   BlobMap map{};
   map.block = BlockShape{groups_per_block(group_size), scale_bytes, zero_bytes};
   map.n_blocks = (n + kBlockN - 1) / kBlockN;

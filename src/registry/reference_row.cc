@@ -13,8 +13,9 @@ namespace {
 Result<void> launch(const Problem& problem, const Device& device, const LaunchArgs& args) {
   // A view of the caller's bytes: unpack() only reads them.
   const auto& header = layout::header_of(args.weight);
-  const PackedWeight packed(std::shared_ptr<std::byte[]>(static_cast<std::byte*>(const_cast<void*>(args.weight)), [](std::byte*) {}),
-                            header.total_bytes);
+  const PackedWeight packed(
+      std::shared_ptr<std::byte[]>(static_cast<std::byte*>(const_cast<void*>(args.weight)), [](std::byte*) {}),
+      header.total_bytes);
   const Result<QuantizedWeight> weight = unpack(packed);
   if (!weight) return weight.error();
   reference_gemm({.weight = &*weight,
@@ -46,7 +47,8 @@ KernelEntry reference_row() {
       return fmt::format("reads layout {}; the weight has {}: pack it again", layout::kLayoutVersion, problem.layout);
     return "";
   };
-  entry.estimate_us = [](const Problem& problem, const Device&) {  // a nanosecond per product and two per weight unpacked
+  entry.estimate_us = [](const Problem& problem,
+                         const Device&) {  // a nanosecond per product and two per weight unpacked
     const double weights = static_cast<double>(problem.n) * static_cast<double>(problem.k);
     return weights * (static_cast<double>(problem.m) * 1e-3 + 2e-3) + 10;
   };

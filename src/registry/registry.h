@@ -1,4 +1,5 @@
-// Every kernel of the library in one list: GPU families, the GPU rows that take everything, CPU rows, the reference last.
+// Every kernel of the library in one list: GPU families, the GPU rows that take everything, CPU rows, the reference
+// last.
 #pragma once
 
 #include <vector>

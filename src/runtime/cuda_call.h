@@ -14,19 +14,21 @@ inline Error cuda_failure(cudaError_t code, const char* call) {
 
 // In a function that returns Result<...>: runs the call, returns its failure as an Error. Clears the sticky last error
 // only of this call.
-#define NYBBLE_CUDA(call)                                                       \
-  do {                                                                          \
-    if (const cudaError_t nybble_code = (call); nybble_code != cudaSuccess) {   \
-      (void)cudaGetLastError();                                                 \
-      return ::nybble::runtime::cuda_failure(nybble_code, #call);               \
-    }                                                                           \
+#define NYBBLE_CUDA(call)                                                     \
+  do {                                                                        \
+    if (const cudaError_t nybble_code = (call); nybble_code != cudaSuccess) { \
+      (void)cudaGetLastError();                                               \
+      return ::nybble::runtime::cuda_failure(nybble_code, #call);             \
+    }                                                                         \
   } while (0)
 
 // Device memory that frees itself.
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
-  DeviceBuffer(DeviceBuffer&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr, other.size_ = 0; }
+  DeviceBuffer(DeviceBuffer&& other) noexcept : data_(other.data_), size_(other.size_) {
+    other.data_ = nullptr, other.size_ = 0;
+  }
   DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
@@ -54,10 +56,7 @@ class DeviceBuffer {
   }
 
   void* data() const { return data_; }
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(data_);
-  }
+  template <class T> T* as() const { return static_cast<T*>(data_); }
   size_t size_bytes() const { return size_; }
 
  private:

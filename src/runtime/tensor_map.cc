@@ -13,7 +13,8 @@ Result<EncodeTiled> encoder() {
   static const Result<EncodeTiled> found = []() -> Result<EncodeTiled> {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult status;
-    NYBBLE_CUDA(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &status));
+    NYBBLE_CUDA(
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &status));
     if (status != cudaDriverEntryPointSuccess || function == nullptr)
       return unsupported("the CUDA driver has no cuTensorMapEncodeTiled; version 12.0 or newer is needed");
     return reinterpret_cast<EncodeTiled>(function);
@@ -30,10 +31,10 @@ Result<CUtensorMap> encode_tensor_map(const MatrixView& matrix, int box_rows) {
   const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(matrix.columns), static_cast<cuuint64_t>(matrix.rows)};
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(matrix.ld) * 2};
   const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(box_rows)}, steps[2] = {1, 1};
-  const CUresult code = (*encode)(&map, matrix.bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
-                                  const_cast<void*>(matrix.data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                  CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult code =
+      (*encode)(&map, matrix.bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
+                const_cast<void*>(matrix.data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (code != CUDA_SUCCESS)
     return cuda_error("cuTensorMapEncodeTiled failed with {} for {} x {}, leading dimension {}, box of {} rows",
                       static_cast<int>(code), matrix.rows, matrix.columns, matrix.ld, box_rows);

@@ -11,10 +11,10 @@
 namespace nybble::runtime {
 
 struct MatrixView {
-  const void* data;      // 16-byte aligned
+  const void* data;  // 16-byte aligned
   int64_t rows, columns;
-  int64_t ld;            // elements between rows, a multiple of 8
-  bool bf16;             // else fp16
+  int64_t ld;  // elements between rows, a multiple of 8
+  bool bf16;   // else fp16
 };
 
 // Boxes of box_rows x 64 columns, 128-byte swizzle; reads outside the matrix give zeros, writes outside are dropped.

@@ -27,7 +27,8 @@ PackedWeight small_weight(int64_t n = 2, int64_t k = 32) {
   QuantizedWeight weight{.name = "small", .n = n, .k = k, .group_size = 32};
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j < k; ++j) weight.codes.push_back(static_cast<uint8_t>(8 + (i + j) % 3));
-  weight.scales = FloatArray::from_floats(DType::kBf16, std::vector<float>(static_cast<size_t>(n * ((k + 31) / 32)), 1.0f));
+  weight.scales =
+      FloatArray::from_floats(DType::kBf16, std::vector<float>(static_cast<size_t>(n * ((k + 31) / 32)), 1.0f));
   const Result<PackedWeight> packed = pack(weight);
   EXPECT_TRUE(packed) << packed.error().message;
   return *packed;
@@ -46,10 +47,12 @@ TEST(Registry, EveryRowSaysWhyNotWithoutAGpu) {
 
 TEST(MakePlan, EveryShapeAndFormatHasAGpuKernel) {
   for (const char* act : {"bf16", "fp16"})
-    for (const char* format : {"g128", "g64", "col", "g32", "g48", "g128 zp", "g64 zp", "col zp", "g128 offset", "g128 fzp", "g128 order"})
+    for (const char* format :
+         {"g128", "g64", "col", "g32", "g48", "g128 zp", "g64 zp", "col zp", "g128 offset", "g128 fzp", "g128 order"})
       for (int m : {1, 8, 17, 100, 4096})
         for (const char* shape : {"n4096 k4096", "n130 k72", "n1 k8"}) {
-          const Problem problem = problem_of(("m" + std::to_string(m) + " " + shape + " " + act + " " + format).c_str());
+          const Problem problem =
+              problem_of(("m" + std::to_string(m) + " " + shape + " " + act + " " + format).c_str());
           const Result<Plan> plan = make_plan(problem, Device::h200());
           ASSERT_TRUE(plan) << plan.error().message;
         }
@@ -58,8 +61,10 @@ TEST(MakePlan, EveryShapeAndFormatHasAGpuKernel) {
 TEST(MakePlan, PicksTheFamilyForTheBatch) {
   const Device h200 = Device::h200();
   EXPECT_THAT(make_plan(problem_of("m1 n28672 k4096 bf16 g128"), h200)->kernel(), StartsWith("sm90_stream_bf16_g128"));
-  EXPECT_THAT(make_plan(problem_of("m4096 n28672 k4096 bf16 g128"), h200)->kernel(), StartsWith("sm90_gemm_bf16_g128_t"));
-  EXPECT_THAT(make_plan(problem_of("m4096 n28672 k4096 fp16 col zp"), h200)->kernel(), StartsWith("sm90_gemm_fp16_col_zp_t"));
+  EXPECT_THAT(make_plan(problem_of("m4096 n28672 k4096 bf16 g128"), h200)->kernel(),
+              StartsWith("sm90_gemm_bf16_g128_t"));
+  EXPECT_THAT(make_plan(problem_of("m4096 n28672 k4096 fp16 col zp"), h200)->kernel(),
+              StartsWith("sm90_gemm_fp16_col_zp_t"));
   EXPECT_THAT(make_plan(problem_of("m64 n4096 k4096 bf16 g128 order"), h200)->kernel(), HasSubstr("dequant"));
 }
 
@@ -68,7 +73,8 @@ TEST(MakePlan, MoreTokensNeverLookCheaperByMuch) {
   double slowest = 0;
   for (int m : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192}) {
     double best = std::numeric_limits<double>::infinity();
-    for (const KernelVerdict& verdict : explain_kernels(problem_of(("m" + std::to_string(m) + " n28672 k4096 bf16 g128").c_str()), h200))
+    for (const KernelVerdict& verdict :
+         explain_kernels(problem_of(("m" + std::to_string(m) + " n28672 k4096 bf16 g128").c_str()), h200))
       if (verdict.fits) best = std::min(best, verdict.estimated_us);
     EXPECT_GT(best, slowest * 0.95) << "m " << m;
     slowest = std::max(slowest, best);
@@ -76,8 +82,8 @@ TEST(MakePlan, MoreTokensNeverLookCheaperByMuch) {
 }
 
 TEST(MakePlan, RefusalsCarryTheReasonAndTheRemedy) {
-  const Result<Plan> forced =
-      make_plan(problem_of("m4 n64 k128 bf16 g128 sfp16"), Device::h200(), {.kernel = "sm90_gemm_bf16_g128_t128x128x128_s5_c2k1_o1"});
+  const Result<Plan> forced = make_plan(problem_of("m4 n64 k128 bf16 g128 sfp16"), Device::h200(),
+                                        {.kernel = "sm90_gemm_bf16_g128_t128x128x128_s5_c2k1_o1"});
   ASSERT_FALSE(forced);
   EXPECT_EQ(forced.error().code, ErrorCode::kUnsupported);
   EXPECT_THAT(forced.error().message, HasSubstr("PackOptions::scale_dtype = bf16"));
@@ -121,7 +127,13 @@ TEST(Launch, ComputesOnTheCpu) {
     const Result<Plan> plan = make_plan(problem, Device::cpu(), {.kernel = verdict.kernel});
     ASSERT_TRUE(plan) << plan.error().message;
     out[0] = out[1] = std::numeric_limits<float>::quiet_NaN();
-    const Result<void> done = launch(*plan, {.act = act.data(), .weight = weight.data(), .out = out, .alpha = 2.0f});
+    std::vector<std::byte> workspace(plan->workspace_bytes());
+    const Result<void> done = launch(*plan, {.act = act.data(),
+                                             .weight = weight.data(),
+                                             .out = out,
+                                             .alpha = 2.0f,
+                                             .workspace = workspace.data(),
+                                             .workspace_bytes = workspace.size()});
     ASSERT_TRUE(done) << done.error().message;
     EXPECT_EQ(out[0], 2 * 31) << verdict.kernel;  // codes minus 8: 0 1 2 0 1 2 ... over 32
     EXPECT_EQ(out[1], 2 * 33) << verdict.kernel;
@@ -138,8 +150,14 @@ TEST(Launch, ChecksItsArgumentsBeforeAnythingRuns) {
   ASSERT_TRUE(plan) << plan.error().message;
   std::vector<std::byte> workspace(plan->workspace_bytes() + 256);
   const auto aligned = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(workspace.data()) + 255) / 256 * 256);
-  const LaunchArgs good{.act = act, .ld_act = 40, .weight = weight.data(), .out = out, .ld_out = 8, .bias = bias,
-                        .workspace = aligned, .workspace_bytes = plan->workspace_bytes()};
+  const LaunchArgs good{.act = act,
+                        .ld_act = 40,
+                        .weight = weight.data(),
+                        .out = out,
+                        .ld_out = 8,
+                        .bias = bias,
+                        .workspace = aligned,
+                        .workspace_bytes = plan->workspace_bytes()};
   ASSERT_TRUE(launch(*plan, good));
 
   const auto refused = [&](auto change, const char* word) {

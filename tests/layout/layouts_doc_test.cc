@@ -33,21 +33,20 @@ std::vector<std::vector<std::string>> table_rows() {
 }
 
 TEST(LayoutsDoc, HeaderTableMatchesTheStruct) {
-  const std::map<std::string, size_t> offsets = {
-      {"magic", offsetof(PackedHeader, magic)},
-      {"layout_version", offsetof(PackedHeader, layout_version)},
-      {"header_bytes", offsetof(PackedHeader, header_bytes)},
-      {"total_bytes", offsetof(PackedHeader, total_bytes)},
-      {"checksum", offsetof(PackedHeader, checksum)},
-      {"n", offsetof(PackedHeader, n)},
-      {"k", offsetof(PackedHeader, k)},
-      {"group_size", offsetof(PackedHeader, group_size)},
-      {"scale_dtype", offsetof(PackedHeader, scale_dtype)},
-      {"zero_kind", offsetof(PackedHeader, zero_kind)},
-      {"k_order", offsetof(PackedHeader, k_order)},
-      {"scales_in_window", offsetof(PackedHeader, scales_in_window)},
-      {"scale_exponent", offsetof(PackedHeader, scale_exponent)},
-      {"reserved", offsetof(PackedHeader, reserved)}};
+  const std::map<std::string, size_t> offsets = {{"magic", offsetof(PackedHeader, magic)},
+                                                 {"layout_version", offsetof(PackedHeader, layout_version)},
+                                                 {"header_bytes", offsetof(PackedHeader, header_bytes)},
+                                                 {"total_bytes", offsetof(PackedHeader, total_bytes)},
+                                                 {"checksum", offsetof(PackedHeader, checksum)},
+                                                 {"n", offsetof(PackedHeader, n)},
+                                                 {"k", offsetof(PackedHeader, k)},
+                                                 {"group_size", offsetof(PackedHeader, group_size)},
+                                                 {"scale_dtype", offsetof(PackedHeader, scale_dtype)},
+                                                 {"zero_kind", offsetof(PackedHeader, zero_kind)},
+                                                 {"k_order", offsetof(PackedHeader, k_order)},
+                                                 {"scales_in_window", offsetof(PackedHeader, scales_in_window)},
+                                                 {"scale_exponent", offsetof(PackedHeader, scale_exponent)},
+                                                 {"reserved", offsetof(PackedHeader, reserved)}};
   size_t seen = 0;
   for (const auto& row : table_rows()) {
     if (row.size() != 4 || !offsets.contains(row[2])) continue;
@@ -64,7 +63,8 @@ TEST(LayoutsDoc, CodeTableMatchesTheMap) {
     if (row.size() != 17 || row[1].find(':') == std::string::npos) continue;
     const int n = std::stoi(row[0]);
     for (int k = 0; k < 16; ++k, ++checked)
-      EXPECT_EQ(row[static_cast<size_t>(k) + 1], std::to_string(block.word_offset(n, k)) + ":" + std::to_string(block.code_bit(n, k)))
+      EXPECT_EQ(row[static_cast<size_t>(k) + 1],
+                std::to_string(block.word_offset(n, k)) + ":" + std::to_string(block.code_bit(n, k)))
           << "n " << n << " k " << k;
   }
   EXPECT_EQ(checked, 3 * 16);
