@@ -1,5 +1,5 @@
-// What a checkpoint format is to the rest of the room. A new format is one file that defines one of these, and one line
-// in formats.cc.
+// What a checkpoint format is to the rest of the room. A new format is one file that defines one of these, its
+// declaration below, and one line in formats.cc.
 #pragma once
 
 #include <memory>
