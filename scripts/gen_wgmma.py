@@ -46,7 +46,15 @@ def overload(tokens: int) -> str:
 
 
 def main() -> int:
-    text = HEAD + "\n" + "\n".join(overload(t) for t in TOKENS) + "\n}  // namespace nybble::ptx\n"
+    known = " || ".join(f"tokens == {t}" for t in TOKENS)
+    text = HEAD + "\n" + "\n".join(overload(t) for t in TOKENS) + f"""
+// Whether there is a wrapper for so many tokens.
+// clang-format off
+constexpr bool has_wgmma(int tokens) {{ return {known}; }}
+// clang-format on
+
+}}  // namespace nybble::ptx
+"""
     path = pathlib.Path(__file__).resolve().parent.parent / "src/kernels/ptx/wgmma.cuh"
     if "--check" in sys.argv[1:]:
         if path.read_text() != text:

@@ -38,6 +38,9 @@ inline constexpr GemmTile kGemmTiles[] = {
 };
 
 template <GemmConfig config> constexpr GemmInstance make_gemm_instance() {
+  static_assert(why_invalid(config) == nullptr, "the tile makes no kernel; why_invalid() in gemm_config.h says why");
+  static_assert(ptx::has_wgmma(config.tile.tile_m),
+                "tile_m has no wgmma wrapper; add it to TOKENS in scripts/gen_wgmma.py");
   static_assert(sizeof(GemmStorage<config>) <= smem_limit(config.tile), "the tile's stages do not fit shared memory");
   return {config, reinterpret_cast<const void*>(&gemm_sm90<config>), static_cast<int>(sizeof(GemmStorage<config>))};
 }

@@ -135,4 +135,9 @@ __device__ __forceinline__ void wgmma(float (&d)[64], const uint32_t* a, uint64_
 }
 // clang-format on
 
+// Whether there is a wrapper for so many tokens.
+// clang-format off
+constexpr bool has_wgmma(int tokens) { return tokens == 16 || tokens == 32 || tokens == 48 || tokens == 64 || tokens == 96 || tokens == 128; }
+// clang-format on
+
 }  // namespace nybble::ptx
