@@ -3,12 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
 
 #include "base/error.h"
+#include "kernels/family_rows.h"
 #include "kernels/gemm_instance.h"
 #include "kernels/gemm_params.h"
-#include "kernels/kernel_launch.h"
 #include "kernels/validity.h"
 #include "layout/blob.h"
 #include "runtime/tensor_map.h"
@@ -133,32 +132,17 @@ Result<void> launch(const GemmInstance& instance, PreparedDevices& prepared, con
                          pointers);
 }
 
-KernelEntry entry_of(const GemmInstance& instance) {
-  auto prepared = std::make_shared<PreparedDevices>();
-  KernelEntry entry;
-  entry.name = kernel_name(instance.config);
-  entry.device = DeviceKind::kCuda;
-  entry.numerics = instance.config.format.groups == 0 ? Numerics::kExactWeight : Numerics::kRoundedWeight;
-  entry.why_not = [&instance](const Problem& p, const Device& d) { return why_not(instance, p, d); };
-  entry.estimate_us = [&instance](const Problem& p, const Device& d) { return estimate_us(instance, p, d); };
-  entry.workspace_bytes = [](const Problem&, const Device&) { return size_t{0}; };
-  entry.launch = [&instance, prepared](const Problem& p, const Device& d, const LaunchArgs& args, bool pdl) {
-    return launch(instance, *prepared, p, d, args, pdl);
-  };
-  return entry;
+Numerics numerics(const GemmInstance& instance) {
+  return instance.config.format.groups == 0 ? Numerics::kExactWeight : Numerics::kRoundedWeight;
 }
 
 }  // namespace
 
 const std::vector<KernelEntry>& gemm_sm90_kernels() {
-  static const std::vector<KernelEntry> entries = [] {
-    std::vector<KernelEntry> list;
-    for (std::span<const GemmInstance> part :
-         {gemm_instances_bf16(), gemm_instances_bf16_zp(), gemm_instances_fp16(), gemm_instances_fp16_zp()})
-      for (const GemmInstance& instance : part) list.push_back(entry_of(instance));
-    return list;
-  }();
-  return entries;
+  static const std::vector<KernelEntry> rows = rows_of<GemmInstance>(
+      {gemm_instances_bf16(), gemm_instances_bf16_zp(), gemm_instances_fp16(), gemm_instances_fp16_zp()},
+      {numerics, why_not, estimate_us, launch});
+  return rows;
 }
 
 }  // namespace nybble::kernels

@@ -2,10 +2,9 @@
 #include "kernels/stream_sm90.h"
 
 #include <algorithm>
-#include <memory>
 
 #include "base/error.h"
-#include "kernels/kernel_launch.h"
+#include "kernels/family_rows.h"
 #include "kernels/stream_instance.h"
 #include "kernels/validity.h"
 #include "layout/blob.h"
@@ -126,32 +125,15 @@ Result<void> launch(const StreamInstance& instance, PreparedDevices& prepared, c
                        params);
 }
 
-KernelEntry entry_of(const StreamInstance& instance) {
-  auto prepared = std::make_shared<PreparedDevices>();
-  KernelEntry entry;
-  entry.name = kernel_name(instance.config);
-  entry.device = DeviceKind::kCuda;
-  entry.numerics = Numerics::kExactWeight;
-  entry.why_not = [&instance](const Problem& p, const Device& d) { return why_not(instance, p, d); };
-  entry.estimate_us = [&instance](const Problem& p, const Device& d) { return estimate_us(instance, p, d); };
-  entry.workspace_bytes = [](const Problem&, const Device&) { return size_t{0}; };
-  entry.launch = [&instance, prepared](const Problem& p, const Device& d, const LaunchArgs& args, bool pdl) {
-    return launch(instance, *prepared, p, d, args, pdl);
-  };
-  return entry;
-}
+Numerics numerics(const StreamInstance&) { return Numerics::kExactWeight; }
 
 }  // namespace
 
 const std::vector<KernelEntry>& stream_sm90_kernels() {
-  static const std::vector<KernelEntry> entries = [] {
-    std::vector<KernelEntry> list;
-    for (std::span<const StreamInstance> part :
-         {stream_instances_bf16(), stream_instances_bf16_zp(), stream_instances_fp16(), stream_instances_fp16_zp()})
-      for (const StreamInstance& instance : part) list.push_back(entry_of(instance));
-    return list;
-  }();
-  return entries;
+  static const std::vector<KernelEntry> rows = rows_of<StreamInstance>(
+      {stream_instances_bf16(), stream_instances_bf16_zp(), stream_instances_fp16(), stream_instances_fp16_zp()},
+      {numerics, why_not, estimate_us, launch});
+  return rows;
 }
 
 }  // namespace nybble::kernels
