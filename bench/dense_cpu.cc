@@ -8,22 +8,7 @@
 #include "cpu/isa.h"
 
 namespace nybble::bench {
-namespace {
-
-const cpu::IsaRoutines* routines() {
-  static const cpu::IsaRoutines* const best =
-      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-              __builtin_cpu_supports("avx512dq")
-          ? &cpu::kAvx512Routines
-      : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")
-          ? &cpu::kAvx2Routines
-          : nullptr;
-  return best;
-}
-
-}  // namespace
-
-bool has_dense_gemm() { return routines() != nullptr; }
+bool has_dense_gemm() { return cpu::best_routines() != nullptr; }
 
 void dense_gemm(int64_t m, int64_t n, int64_t k, const float* act, const float* weight, float* out, int num_threads) {
   const int64_t threads = num_threads > 0 ? num_threads : base::default_threads();
@@ -32,15 +17,15 @@ void dense_gemm(int64_t m, int64_t n, int64_t k, const float* act, const float* 
   std::memset(out, 0, m * n * sizeof(float));
   base::parallel_for((n + share - 1) / share, num_threads, [&](int64_t i) {
     const int64_t begin = i * share, count = std::min(n - begin, share);
-    routines()->multiply({.m = m,
-                          .n = count,
-                          .k = k,
-                          .act = act,
-                          .ld_act = k,
-                          .weight = weight + begin * k,
-                          .ld_weight = k,
-                          .sums = out + begin,
-                          .ld_sums = n});
+    cpu::best_routines()->multiply({.m = m,
+                                    .n = count,
+                                    .k = k,
+                                    .act = act,
+                                    .ld_act = k,
+                                    .weight = weight + begin * k,
+                                    .ld_weight = k,
+                                    .sums = out + begin,
+                                    .ld_sums = n});
   });
 }
 

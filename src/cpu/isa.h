@@ -87,4 +87,7 @@ struct IsaRoutines {
 extern const IsaRoutines kAvx2Routines;
 extern const IsaRoutines kAvx512Routines;
 
+// The best of these that this CPU can run; null: none.
+const IsaRoutines* best_routines();
+
 }  // namespace nybble::cpu

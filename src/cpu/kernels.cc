@@ -115,6 +115,12 @@ KernelEntry gemm_entry(const Isa& isa) {
 
 }  // namespace
 
+const IsaRoutines* best_routines() {
+  for (const Isa& isa : kIsas)
+    if (isa.available()) return isa.routines;
+  return nullptr;
+}
+
 std::span<const KernelEntry> cpu_kernels() {
   static const std::vector<KernelEntry> entries = [] {
     std::vector<KernelEntry> rows;

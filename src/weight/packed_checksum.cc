@@ -1,13 +1,9 @@
-// The one file that sees xxhash, header-only: nothing to link.
+// The checksum of a packed blob: its bytes' hash with the header's own field taken as zero.
 #include "weight/packed_blob.h"
 
 #include <cstring>
-#include <memory>
 
-#include "base/check.h"
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
+#include "base/hash.h"
 
 namespace nybble {
 
@@ -15,12 +11,10 @@ uint64_t packed_checksum(std::span<const std::byte> blob) {
   layout::PackedHeader header;
   std::memcpy(&header, blob.data(), sizeof header);
   header.checksum = 0;
-  XXH3_state_t state;
-  XXH3_INITSTATE(&state);
-  XXH3_64bits_reset(&state);
-  XXH3_64bits_update(&state, &header, sizeof header);
-  XXH3_64bits_update(&state, blob.data() + sizeof header, blob.size() - sizeof header);
-  return XXH3_64bits_digest(&state);
+  base::ContentHash hash;
+  hash.update(std::as_bytes(std::span(&header, 1)));
+  hash.update(blob.subspan(sizeof header));
+  return hash.digest();
 }
 
 }  // namespace nybble

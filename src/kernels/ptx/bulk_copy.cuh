@@ -47,15 +47,6 @@ __device__ __forceinline__ void tensor_load_2d_multicast(uint32_t smem, const CU
       : "memory");
 }
 
-__device__ __forceinline__ void tensor_load_3d(uint32_t smem, const CUtensorMap* map, uint32_t barrier, int c0, int c1,
-                                               int c2) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::
-          "r"(smem),
-      "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2)
-      : "memory");
-}
-
 // Parts of the box outside the tensor are not written.
 __device__ __forceinline__ void tensor_store_2d(const CUtensorMap* map, uint32_t smem, int c0, int c1) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(smem),

@@ -28,14 +28,6 @@ template <class T> __device__ __forceinline__ uint32_t mul2(uint32_t a, uint32_t
     asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
   return d;
 }
-template <class T> __device__ __forceinline__ uint32_t add2(uint32_t a, uint32_t b) {
-  uint32_t d;
-  if constexpr (is_bf16<T>)
-    asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-  else
-    asm("add.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-  return d;
-}
 template <class T> __device__ __forceinline__ uint32_t sub2(uint32_t a, uint32_t b) {
   uint32_t d;
   if constexpr (is_bf16<T>)
