@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include "runtime/cuda_call.h"
+#include "runtime/tensor_map_cache.h"
 
 namespace nybble::runtime {
 namespace {
@@ -23,6 +24,11 @@ Result<EncodeTiled> encoder() {
 }
 
 }  // namespace
+
+Result<CUtensorMap> tensor_map(const MatrixView& matrix, int box_rows) {
+  static constinit thread_local TensorMapCache cache;
+  return cache.get(matrix, box_rows, encode_tensor_map);
+}
 
 Result<CUtensorMap> encode_tensor_map(const MatrixView& matrix, int box_rows) {
   const Result<EncodeTiled> encode = encoder();

@@ -15,9 +15,16 @@ struct MatrixView {
   int64_t rows, columns;
   int64_t ld;  // elements between rows, a multiple of 8
   bool bf16;   // else fp16
+
+  friend bool operator==(const MatrixView&, const MatrixView&) = default;
 };
 
 // Boxes of box_rows x 64 columns, 128-byte swizzle; reads outside the matrix give zeros, writes outside are dropped.
+// What launches call: every thread remembers the maps it used last. A map is a function of these arguments alone, also
+// when its address is freed and allocated again, on whichever device.
+Result<CUtensorMap> tensor_map(const MatrixView& matrix, int box_rows);
+
+// The same map from the driver.
 Result<CUtensorMap> encode_tensor_map(const MatrixView& matrix, int box_rows);
 
 }  // namespace nybble::runtime
