@@ -134,18 +134,19 @@ Json to_json(const ResultFile& file) {
   return json;
 }
 
-Result<void> write_results(const ResultFile& file, const std::string& path) {
+Result<void> write_json(Json file, const std::string& path) {
   // One row a line: readable, and a diff shows which figures moved.
-  Json head = to_json(file);
-  const Json rows = std::move(head["rows"]);
-  head.erase("rows");
-  std::string text = head.dump(1);
+  const Json rows = std::move(file["rows"]);
+  file.erase("rows");
+  std::string text = file.dump(1);
   text.resize(text.rfind('\n'));
   text += ",\n \"rows\": [";
   for (size_t i = 0; i < rows.size(); ++i) text += fmt::format("{}\n  {}", i > 0 ? "," : "", rows[i].dump());
   text += "\n ]\n}\n";
   return base::write_file(path, text);
 }
+
+Result<void> write_results(const ResultFile& file, const std::string& path) { return write_json(to_json(file), path); }
 
 Result<ResultFile> read_results(const std::string& path) {
   const Result<base::File> opened = base::File::open(path);

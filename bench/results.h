@@ -51,7 +51,8 @@ ResultFile describe_run(const Device& device, const std::string& command);
 
 Json to_json(const Row& row);
 Json to_json(const ResultFile& file);
-Result<void> write_results(const ResultFile& file, const std::string& path);  // atomically
+Result<void> write_json(Json file, const std::string& path);  // one of its "rows" a line; atomically
+Result<void> write_results(const ResultFile& file, const std::string& path);
 Result<ResultFile> read_results(const std::string& path);
 
 }  // namespace nybble::bench
