@@ -2,16 +2,14 @@
 #include "bench/cuda_bench.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <functional>
-#include <thread>
 #include <vector>
 
 #include "base/error.h"
 #include "bench/cublas.h"
 #include "bench/device_probe.h"
-#include "bench/duty.h"
+#include "bench/graph_timer.h"
 #include "bench/random_data.h"
 #include "bench/result_check.h"
 #include "nybble/pack.h"
@@ -26,13 +24,6 @@ constexpr int kMaxCalls = 8000;  // of a graph, so that it stays small
 constexpr size_t kCopyAlign = 256;
 constexpr int kNanByte = 0xFF;  // 0xFFFF is a NaN in bf16 and in fp16
 
-template <auto Destroy> struct Destroyer {
-  template <class T> void operator()(T* object) const { (void)Destroy(object); }
-};
-using Stream = std::unique_ptr<CUstream_st, Destroyer<cudaStreamDestroy>>;
-using Event = std::unique_ptr<CUevent_st, Destroyer<cudaEventDestroy>>;
-using GraphExec = std::unique_ptr<CUgraphExec_st, Destroyer<cudaGraphExecDestroy>>;
-
 // The same bytes many times over, more of them than three L2 caches hold.
 struct Copies {
   runtime::DeviceBuffer buffer;
@@ -45,28 +36,13 @@ struct Copies {
 // Enqueues one launch that reads copy number `copy` of the weight.
 using Enqueue = std::function<Result<void>(int copy)>;
 
-struct Replay {
-  GraphExec graph;
-  int calls = 0;  // launches in the graph
-};
-
 class CudaBench : public Bench {
  public:
   explicit CudaBench(Device device) : device_(std::move(device)) {}
 
   Result<void> open(const std::string& cublas) {
-    NYBBLE_CUDA(cudaSetDevice(device_.ordinal));
+    if (Result<void> done = timer_.open(device_); !done) return done;
     NYBBLE_CUDA(cudaDeviceGetAttribute(&l2_bytes_, cudaDevAttrL2CacheSize, device_.ordinal));
-    cudaStream_t stream;
-    NYBBLE_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    stream_.reset(stream);
-    for (Event* event : {&begin_, &end_}) {
-      cudaEvent_t created;
-      NYBBLE_CUDA(cudaEventCreate(&created));
-      event->reset(created);
-    }
-    const size_t stamps = 2 * device_.num_sms * sizeof(ClockStamp);
-    if (Result<void> done = stamps_.reserve(stamps); !done) return done;
     if (Result<void> done = nan_count_.reserve(sizeof(unsigned long long)); !done) return done;
     Result<std::unique_ptr<Cublas>> opened = Cublas::open(cublas);
     if (opened) {
@@ -100,7 +76,7 @@ class CudaBench : public Bench {
     if (Result<void> done = act_device_.reserve(act_.bytes.size()); !done) return done;
     NYBBLE_CUDA(cudaMemcpy(act_device_.data(), act_.bytes.data(), act_.bytes.size(), cudaMemcpyHostToDevice));
     if (Result<void> done = out_.reserve(max_m * weight_.n * dtype_bytes(act_dtype_)); !done) return done;
-    NYBBLE_CUDA(cudaDeviceSynchronize());  // stream_ does not wait for copies of the default stream
+    NYBBLE_CUDA(cudaDeviceSynchronize());  // the timer's stream does not wait for copies of the default stream
     return {};
   }
 
@@ -121,7 +97,7 @@ class CudaBench : public Bench {
                             .out = out_.data(),
                             .workspace = workspace_.data(),
                             .workspace_bytes = workspace_.size_bytes(),
-                            .stream = stream_.get()});
+                            .stream = timer_.stream()});
     };
     const ResultCheck check(weight_, act_, m, plan->numerics());
     Result<std::string> wrong = wrong_result(ours, check, m);
@@ -135,7 +111,7 @@ class CudaBench : public Bench {
       if (Result<void> done = prepare_dense(); !done) return done.error();
       dense = [&](int copy) {
         return cublas_->gemm(m, weight_.n, weight_.k, act_dtype_, act_device_.data(), dense_weights_.at(copy),
-                             out_.data(), stream_.get());
+                             out_.data(), timer_.stream());
       };
       Result<std::string> dense_wrong = wrong_result(dense, ResultCheck(weight_.n, weight_.k, dense_rows_, act_, m), m);
       if (!dense_wrong) return dense_wrong.error();
@@ -160,8 +136,8 @@ class CudaBench : public Bench {
     const int64_t n = weight_.n, k = weight_.k;
     if (Result<void> done = make_copies(dense_weights_, n * k * dtype_bytes(act_dtype_)); !done) return done;
     for (int copy = 0; copy < dense_weights_.count; ++copy)
-      NYBBLE_CUDA(fill_dense(dense_weights_.at(copy), act_dtype_, n * k, copy, stream_.get()));
-    NYBBLE_CUDA(cudaStreamSynchronize(stream_.get()));
+      NYBBLE_CUDA(fill_dense(dense_weights_.at(copy), act_dtype_, n * k, copy, timer_.stream()));
+    NYBBLE_CUDA(cudaStreamSynchronize(timer_.stream()));
     const std::vector<int64_t> features = ResultCheck::sampled_features(n);
     const size_t row_bytes = k * dtype_bytes(act_dtype_);
     dense_rows_ = FloatArray{.dtype = act_dtype_};
@@ -176,15 +152,16 @@ class CudaBench : public Bench {
   // Launches once into poisoned memory. Says what is wrong with the outputs, or nothing.
   Result<std::string> wrong_result(const Enqueue& enqueue, const ResultCheck& check, int64_t m) {
     const size_t row_bytes = weight_.n * dtype_bytes(act_dtype_);
-    NYBBLE_CUDA(cudaMemsetAsync(out_.data(), kNanByte, m * row_bytes, stream_.get()));
+    NYBBLE_CUDA(cudaMemsetAsync(out_.data(), kNanByte, m * row_bytes, timer_.stream()));
     if (workspace_.size_bytes() > 0)
-      NYBBLE_CUDA(cudaMemsetAsync(workspace_.data(), kNanByte, workspace_.size_bytes(), stream_.get()));
-    NYBBLE_CUDA(cudaMemsetAsync(nan_count_.data(), 0, sizeof(unsigned long long), stream_.get()));
+      NYBBLE_CUDA(cudaMemsetAsync(workspace_.data(), kNanByte, workspace_.size_bytes(), timer_.stream()));
+    NYBBLE_CUDA(cudaMemsetAsync(nan_count_.data(), 0, sizeof(unsigned long long), timer_.stream()));
     if (Result<void> done = enqueue(0); !done) return done.error();
-    NYBBLE_CUDA(count_nans(out_.data(), act_dtype_, m * weight_.n, nan_count_.as<unsigned long long>(), stream_.get()));
+    NYBBLE_CUDA(
+        count_nans(out_.data(), act_dtype_, m * weight_.n, nan_count_.as<unsigned long long>(), timer_.stream()));
     unsigned long long nans = 0;
-    NYBBLE_CUDA(cudaMemcpyAsync(&nans, nan_count_.data(), sizeof nans, cudaMemcpyDeviceToHost, stream_.get()));
-    NYBBLE_CUDA(cudaStreamSynchronize(stream_.get()));
+    NYBBLE_CUDA(cudaMemcpyAsync(&nans, nan_count_.data(), sizeof nans, cudaMemcpyDeviceToHost, timer_.stream()));
+    NYBBLE_CUDA(cudaStreamSynchronize(timer_.stream()));
     if (nans > 0) return fmt::format("{} of {} outputs were not written, or are NaN", nans, m * weight_.n);
     FloatArray rows{.dtype = act_dtype_};
     rows.resize(check.tokens().size() * weight_.n);
@@ -195,32 +172,15 @@ class CudaBench : public Bench {
   }
 
   Result<GraphExec> capture(const Enqueue& enqueue, int copies, int calls) {
-    NYBBLE_CUDA(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
-    Result<void> enqueued;
-    for (int i = 0; i < calls && enqueued; ++i) enqueued = enqueue(i % copies);
-    cudaGraph_t graph = nullptr;
-    const cudaError_t ended = cudaStreamEndCapture(stream_.get(), &graph);
-    const std::unique_ptr<CUgraph_st, Destroyer<cudaGraphDestroy>> owner(graph);
-    if (!enqueued) return enqueued.error();
-    if (ended != cudaSuccess) return runtime::cuda_failure(ended, "cudaStreamEndCapture");
-    cudaGraphExec_t exec;
-    NYBBLE_CUDA(cudaGraphInstantiate(&exec, graph, 0));
-    return GraphExec(exec);
-  }
-
-  // Milliseconds of `times` replays.
-  Result<double> replay(const GraphExec& graph, int times) {
-    NYBBLE_CUDA(cudaEventRecord(begin_.get(), stream_.get()));
-    for (int i = 0; i < times; ++i) NYBBLE_CUDA(cudaGraphLaunch(graph.get(), stream_.get()));
-    NYBBLE_CUDA(cudaEventRecord(end_.get(), stream_.get()));
-    NYBBLE_CUDA(cudaStreamSynchronize(stream_.get()));
-    float ms = 0;
-    NYBBLE_CUDA(cudaEventElapsedTime(&ms, begin_.get(), end_.get()));
-    return static_cast<double>(ms);
+    return timer_.capture([&] {
+      Result<void> enqueued;
+      for (int i = 0; i < calls && enqueued; ++i) enqueued = enqueue(i % copies);
+      return enqueued;
+    });
   }
 
   // A graph of about kGraphMs, replayed once so that its first use is over.
-  Result<Replay> build(const Enqueue& enqueue, int copies) {
+  Result<TimedGraph> build(const Enqueue& enqueue, int copies) {
     Result<GraphExec> probe = capture(enqueue, copies, 1);
     if (!probe) return probe.error();
     int calls = 1;
@@ -229,7 +189,7 @@ class CudaBench : public Bench {
       if (!probe) return probe.error();
       double ms = 0;
       for (int warm = 0; warm < 2; ++warm) {
-        const Result<double> took = replay(*probe, 1);
+        const Result<double> took = timer_.replay(*probe, 1);
         if (!took) return took.error();
         ms = *took;
       }
@@ -239,80 +199,34 @@ class CudaBench : public Bench {
     }
     Result<GraphExec> graph = capture(enqueue, copies, calls);
     if (!graph) return graph.error();
-    if (const Result<double> warm = replay(*graph, 1); !warm) return warm.error();
-    return Replay{std::move(*graph), calls};
-  }
-
-  struct Sample {
-    double us;
-    double sm_mhz;
-  };
-
-  // One replay after the duty cycle's pause.
-  Result<Sample> sample(const Replay& what, const DutyCycle& duty) {
-    ClockStamp* const before = stamps_.as<ClockStamp>();
-    ClockStamp* const after = before + device_.num_sms;
-    NYBBLE_CUDA(cudaMemsetAsync(before, 0, stamps_.size_bytes(), stream_.get()));
-    NYBBLE_CUDA(cudaStreamSynchronize(stream_.get()));
-    std::this_thread::sleep_for(std::chrono::milliseconds(duty.idle_ms));
-    const int times = std::max(1, static_cast<int>(std::lround(duty.replay_ms / kGraphMs)));
-    NYBBLE_CUDA(stamp_clocks(before, device_.num_sms, stream_.get()));
-    const Result<double> ms = replay(what.graph, times);
-    if (!ms) return ms.error();
-    NYBBLE_CUDA(stamp_clocks(after, device_.num_sms, stream_.get()));
-    std::vector<ClockStamp> stamps(2 * device_.num_sms);
-    NYBBLE_CUDA(cudaMemcpyAsync(stamps.data(), before, stamps_.size_bytes(), cudaMemcpyDeviceToHost, stream_.get()));
-    NYBBLE_CUDA(cudaStreamSynchronize(stream_.get()));
-    std::vector<double> mhz;
-    for (int sm = 0; sm < device_.num_sms; ++sm) {
-      const ClockStamp &first = stamps[sm], &last = stamps[device_.num_sms + sm];
-      if (first.nanoseconds > 0 && last.nanoseconds > first.nanoseconds)
-        mhz.push_back(1e3 * static_cast<double>(last.cycles - first.cycles) /
-                      static_cast<double>(last.nanoseconds - first.nanoseconds));
-    }
-    if (mhz.empty()) return cuda_error("the clock stamps before and after a replay share no SM");
-    return Sample{*ms * 1e3 / (static_cast<double>(times) * what.calls), quantile(mhz, 0.5)};
+    const Result<double> warm = timer_.replay(*graph, 1);
+    if (!warm) return warm.error();
+    return TimedGraph{std::move(*graph), calls, *warm};
   }
 
   Result<void> time_both(const Enqueue& ours, const Enqueue& dense, const MeasureOptions& options,
                          Measurement& measurement) {
-    const DutyCycle duty = duty_cycle(options.duty);
-    struct Series {
-      Replay replay;
-      std::vector<double> us, sm_mhz;
-    };
-    std::vector<Series> series;
+    std::vector<TimedGraph> graphs;
     const auto add = [&](const Enqueue& enqueue, const Copies& copies) -> Result<void> {
-      Result<Replay> built = build(enqueue, copies.count);
+      Result<TimedGraph> built = build(enqueue, copies.count);
       if (!built) return built.error();
-      series.push_back({std::move(*built), {}, {}});
+      graphs.push_back(std::move(*built));
       return {};
     };
     if (Result<void> done = add(ours, weights_); !done) return done;
     if (dense != nullptr)
       if (Result<void> done = add(dense, dense_weights_); !done) return done;
-    const int replays = options.replays > 0 ? options.replays : duty.replays;
-    // Without pauses the chip needs a while to reach the clock that it then keeps.
-    const int warm_up = options.duty == Duty::kSustained ? 1 : 0;
-    for (int i = -warm_up; i < replays; ++i) {
-      for (Series& one : series) {
-        const Result<Sample> taken = sample(one.replay, duty);
-        if (!taken) return taken.error();
-        if (i < 0) continue;
-        one.us.push_back(taken->us);
-        one.sm_mhz.push_back(taken->sm_mhz);
-      }
-    }
-    measurement.ours = timing_of(series[0].us, series[0].sm_mhz);
-    if (dense != nullptr) measurement.dense = timing_of(series[1].us, series[1].sm_mhz);
+    const Result<std::vector<Timing>> timings = timer_.time(graphs, options.duty, options.replays);
+    if (!timings) return timings.error();
+    measurement.ours = timings->front();
+    if (dense != nullptr) measurement.dense = timings->back();
     return {};
   }
 
   Device device_;
   int l2_bytes_ = 0;
-  Stream stream_;
-  Event begin_, end_;
-  runtime::DeviceBuffer stamps_, nan_count_, workspace_, act_device_, out_;
+  GraphTimer timer_;
+  runtime::DeviceBuffer nan_count_, workspace_, act_device_, out_;
   std::unique_ptr<Cublas> cublas_;
   std::string dense_note_;
 

@@ -28,6 +28,22 @@ double gaussian_quantile(double p) {
   return low;
 }
 
+// Codes of a random byte: how often each code stands here is how often it stands in a random weight.
+const std::array<uint8_t, 256>& code_of_byte() {
+  static const std::array<uint8_t, 256> table = [] {
+    std::array<uint8_t, 256> codes;
+    for (int i = 0; i < 256; ++i)
+      codes[i] = static_cast<uint8_t>(std::clamp(std::lround(8 + 2.7 * gaussian_quantile((i + 0.5) / 256)), 0l, 15l));
+    return codes;
+  }();
+  return table;
+}
+
+// What a group's random bits say of its zero point: an integer of mean 8, and for a fractional one a quarter more or
+// less. A zero point that is not the codes' mean would let every product amplify the mean of what it multiplies.
+constexpr int kIntZeros[4] = {7, 8, 8, 9};
+constexpr float kFraction = 0.25f;
+
 constexpr int64_t kChunk = 1 << 16;
 
 // Calls body(begin, end) over [0, count) on all cores.
@@ -38,10 +54,8 @@ template <class Body> void in_chunks(int64_t count, const Body& body) {
 
 }  // namespace
 
-QuantizedWeight random_weight(int64_t n, int64_t k, const WeightFormat& format, uint64_t seed) {
-  std::array<uint8_t, 256> code_of;  // of a random byte
-  for (int i = 0; i < 256; ++i)
-    code_of[i] = static_cast<uint8_t>(std::clamp(std::lround(8 + 2.7 * gaussian_quantile((i + 0.5) / 256)), 0l, 15l));
+QuantizedWeight random_weight(int64_t n, int64_t k, const WeightFormat& format, uint64_t seed, float mean_scale) {
+  const std::array<uint8_t, 256>& code_of = code_of_byte();
   QuantizedWeight weight;
   weight.name = "random";
   weight.n = n;
@@ -59,15 +73,27 @@ QuantizedWeight random_weight(int64_t n, int64_t k, const WeightFormat& format, 
   std::vector<float> scales(num_scales), zeros;
   for (int64_t i = 0; i < num_scales; ++i) {
     const uint64_t random = mix(~seed + static_cast<uint64_t>(i));
-    scales[i] = 0.01f + 0.02f * static_cast<float>(random >> 40) * 0x1p-24f;
-    const int zero = 6 + static_cast<int>(random & 3);
+    scales[i] = 0.5f * mean_scale + mean_scale * static_cast<float>(random >> 40) * 0x1p-24f;
+    const int zero = kIntZeros[random & 3];
     if (format.zero_kind == ZeroKind::kInt) weight.int_zeros.push_back(static_cast<uint8_t>(zero));
-    if (format.zero_kind == ZeroKind::kFloat) zeros.push_back(static_cast<float>(zero) + 0.25f);
+    if (format.zero_kind == ZeroKind::kFloat)
+      zeros.push_back(static_cast<float>(zero) + (random & 4 ? kFraction : -kFraction));
     if (format.zero_kind == ZeroKind::kOffset) zeros.push_back(-static_cast<float>(zero) * scales[i]);
   }
   weight.scales = FloatArray::from_floats(format.scale_dtype, scales);
   if (!zeros.empty()) weight.float_zeros = FloatArray::from_floats(format.scale_dtype, zeros);
   return weight;
+}
+
+float neutral_scale(int64_t k, const WeightFormat& format) {
+  double square = 0;  // mean of (code - zero point)^2
+  for (const uint8_t code : code_of_byte()) square += (code - 8.0) * (code - 8.0) / 256;
+  if (format.zero_kind != ZeroKind::kNone) {
+    for (const int zero : kIntZeros) square += (zero - 8.0) * (zero - 8.0) / 4;
+    if (format.zero_kind == ZeroKind::kFloat) square += kFraction * kFraction;
+  }
+  const double scale_square = 1 + 1.0 / 12;  // mean of the square of what is uniform in 0.5 .. 1.5
+  return static_cast<float>(1 / std::sqrt(static_cast<double>(k) * square * scale_square));
 }
 
 FloatArray random_numbers(int64_t count, DType dtype, double deviation, uint64_t seed) {

@@ -5,10 +5,13 @@
 #include <fmt/chrono.h>
 
 #include <chrono>
+#include <filesystem>
+#include <tuple>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "bench/build_info.h"
+#include "bench/duty.h"
 #include "runtime/machine.h"
 
 namespace nybble::bench {
@@ -33,7 +36,9 @@ Row row_from(const Json& json) {
   Row row;
   row.problem = json.at("problem");
   row.impl = json.at("impl");
-  row.m = json.at("m"), row.n = json.at("n"), row.k = json.at("k");
+  row.m = json.at("m");
+  row.n = optional_of<int64_t>(json, "n");
+  row.k = optional_of<int64_t>(json, "k");
   row.act = json.at("act");
   row.group_size = optional_of<int>(json, "group_size");
   row.zero_point = optional_of<std::string>(json, "zero_point");
@@ -46,6 +51,16 @@ Row row_from(const Json& json) {
   row.spread = json.at("spread");
   row.sm_mhz = optional_of<double>(json, "sm_mhz");
   return row;
+}
+
+// How the chip was worked while it was timed, so that whoever reads the file need not have this build.
+Json duty_cycles() {
+  Json cycles;
+  for (const Duty duty : {Duty::kIdle10, Duty::kBurst, Duty::kSustained}) {
+    const DutyCycle cycle = duty_cycle(duty);
+    cycles[duty_name(duty)] = {{"idle_ms", cycle.idle_ms}, {"replay_ms", cycle.replay_ms}, {"replays", cycle.replays}};
+  }
+  return cycles;
 }
 
 std::string cuda_version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
@@ -83,6 +98,25 @@ std::vector<Row> rows_of(const Measurement& measurement, Duty duty, const std::s
   return {ours, dense};
 }
 
+Row row_of(const ChainMeasurement& measurement, bool pdl, Duty duty) {
+  Row row;
+  row.problem = chain_text(measurement.spec, measurement.m);
+  row.impl = "nybble";
+  row.m = measurement.m;
+  row.act = dtype_name(measurement.spec.act_dtype);
+  row.group_size = measurement.spec.format.group_size;
+  row.zero_point = zero_kind_name(measurement.spec.format.zero_kind);
+  row.kernel = fmt::format("{}", fmt::join(measurement.kernels, ", "));
+  row.pdl = pdl;
+  row.duty = duty_name(duty);
+  const Timing& timing = pdl ? measurement.overlapped : measurement.plain;
+  row.us = timing.us;
+  row.floor_us = measurement.floor_us;
+  row.spread = timing.spread;
+  row.sm_mhz = timing.sm_mhz;
+  return row;
+}
+
 ResultFile describe_run(const Device& device, const std::string& command) {
   ResultFile file;
   file.machine = device.kind == DeviceKind::kCuda ? "gpu" : "cpu";
@@ -104,8 +138,8 @@ Json to_json(const Row& row) {
   return {{"problem", row.problem},
           {"impl", row.impl},
           {"m", row.m},
-          {"n", row.n},
-          {"k", row.k},
+          {"n", or_null(row.n)},
+          {"k", or_null(row.k)},
           {"act", row.act},
           {"format", row.group_size ? Json("int4") : Json(nullptr)},
           {"group_size", or_null(row.group_size)},
@@ -129,6 +163,7 @@ Json to_json(const ResultFile& file) {
   json["date"] = file.date;
   json["command"] = file.command;
   json["floor"] = file.machine == "gpu" ? Json{{"tb_s", kFloorTbS}, {"tflop_s", kFloorTflopS}} : Json(nullptr);
+  json["duty_cycles"] = duty_cycles();
   json["rows"] = Json::array();
   for (const Row& row : file.rows) json["rows"].push_back(to_json(row));
   return json;
@@ -171,5 +206,36 @@ Result<ResultFile> read_results(const std::string& path) {
     return invalid_data("{} is no bench result: {}", path, error.what());
   }
 }
+
+Result<ResultLog> ResultLog::open(ResultFile run, const std::string& json_path, const std::string& resume_path) {
+  ResultLog log;
+  log.file_ = std::move(run);
+  log.path_ = resume_path.empty() ? json_path : resume_path;
+  if (resume_path.empty() || !std::filesystem::exists(resume_path)) return log;
+  Result<ResultFile> earlier = read_results(resume_path);
+  if (!earlier) return earlier.error();
+  const ResultFile& now = log.file_;
+  for (const auto& [what, before, here] : {std::tuple{"device", earlier->name, now.name},
+                                           std::tuple{"driver", earlier->driver.value_or(""), now.driver.value_or("")},
+                                           std::tuple{"commit", earlier->commit, now.commit}})
+    if (before != here)
+      return invalid_argument(
+          "{} was measured with {} '{}', this is '{}'; rows of both must not stand in one file: give "
+          "--resume another one",
+          resume_path, what, before, here);
+  log.file_ = std::move(*earlier);
+  for (const Row& row : log.file_.rows) log.known_.insert(row.key());
+  return log;
+}
+
+Result<void> ResultLog::add(std::vector<Row> rows) {
+  for (Row& row : rows) {
+    known_.insert(row.key());
+    file_.rows.push_back(std::move(row));
+  }
+  return write();
+}
+
+Result<void> ResultLog::write() const { return path_.empty() ? Result<void>() : write_results(file_, path_); }
 
 }  // namespace nybble::bench

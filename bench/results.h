@@ -3,10 +3,12 @@
 
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "bench/bench.h"
+#include "bench/chain.h"
 
 namespace nybble::bench {
 
@@ -16,7 +18,8 @@ using Json = nlohmann::ordered_json;
 struct Row {
   std::string problem;
   std::string impl;  // "nybble", "cublas", "humming", "eigen"
-  int64_t m = 0, n = 0, k = 0;
+  int64_t m = 0;
+  std::optional<int64_t> n, k;  // absent for a chain of several layers
   std::string act;
   std::optional<int> group_size;  // 0: per column; absent for dense weights, as are format and zero_point
   std::optional<std::string> zero_point;
@@ -36,6 +39,8 @@ struct Row {
 // The rows one measurement makes: nybble's own, and the dense product's where it was measured.
 std::vector<Row> rows_of(const Measurement& measurement, Duty duty, const std::string& dense_impl);
 
+Row row_of(const ChainMeasurement& measurement, bool pdl, Duty duty);
+
 struct ResultFile {
   std::string machine;  // "gpu" or "cpu": which key the name stands under
   std::string name;
@@ -54,5 +59,24 @@ Json to_json(const ResultFile& file);
 Result<void> write_json(Json file, const std::string& path);  // one of its "rows" a line; atomically
 Result<void> write_results(const ResultFile& file, const std::string& path);
 Result<ResultFile> read_results(const std::string& path);
+
+// The rows of one run on their way to a file, or added to the file of an earlier one.
+class ResultLog {
+ public:
+  // Rows go to `json_path`, overwritten, or to `resume_path`, added to what is there, or nowhere where both are empty.
+  // Refuses a file whose rows must not stand beside new ones: of another device, driver or commit.
+  static Result<ResultLog> open(ResultFile run, const std::string& json_path, const std::string& resume_path);
+
+  bool has(const Row& question) const { return known_.contains(question.key()); }
+  Result<void> add(std::vector<Row> rows);  // and writes the file
+  Result<void> write() const;               // also without rows
+  const ResultFile& file() const { return file_; }
+  const std::string& path() const { return path_; }
+
+ private:
+  ResultFile file_;
+  std::string path_;
+  std::set<std::string> known_;
+};
 
 }  // namespace nybble::bench

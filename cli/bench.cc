@@ -1,13 +1,12 @@
 // nybble bench: kernels against the dense product and the physical limit.
 #include <algorithm>
-#include <filesystem>
-#include <set>
-#include <tuple>
+#include <chrono>
 
 #include "base/error.h"
 #include "bench/random_data.h"
 #include "bench/results.h"
 #include "bench/shapes.h"
+#include "cli/bench_chain.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
 
@@ -17,6 +16,7 @@ namespace {
 constexpr char kExample[] =
     "Example:\n"
     "  nybble bench --shape 28672x4096,8192x8192 --m 1,16,4096 --json results.json\n"
+    "  nybble bench --chain --model llama3-8b --m 1\n"
     "Weights rotate over more than three times the cache, launches stand in CUDA graphs, replays of nybble and of "
     "cuBLAS\n"
     "alternate, and every result is checked against double precision before it is timed. Figures compare only within "
@@ -24,13 +24,16 @@ constexpr char kExample[] =
     "duty cycle. `of floor` is the share of the speed that memory (4.73 TB/s) or tensor cores (860 TFLOP/s) allow.\n"
     "Exit code 1 says that a result was wrong.";
 
+constexpr char kUsualModel[] = "llama3-8b";
 constexpr int64_t kBurstFrom = 256;  // tokens from which power limits, so that the chip must rest longer
 
 struct Options {
   std::string model, shape, set, m, group = "128", act = "bf16", zero_point = "none", duty = "auto";
   bench::MeasureOptions measure;
   std::string json_file, resume_file, cublas;
-  bool no_pdl = false, no_dense = false;
+  bool no_pdl = false, no_dense = false, chain = false;
+  int layers = 32;
+  double time_limit = 0;  // seconds; 0: none
   DeviceOption device;
 };
 
@@ -56,7 +59,7 @@ Result<Work> work_of(const Options& options, DeviceKind device) {
   }
   if (!options.model.empty() || work.shapes.empty()) {
     const Result<std::vector<bench::Shape>> shapes =
-        bench::model_shapes(options.model.empty() ? "llama3-8b" : options.model);
+        bench::model_shapes(options.model.empty() ? kUsualModel : options.model);
     if (!shapes) return shapes.error();
     work.shapes.insert(work.shapes.end(), shapes->begin(), shapes->end());
   }
@@ -78,22 +81,6 @@ bench::Duty duty_for(const std::string& text, int64_t m) {
   return *bench::parse_duty(text);
 }
 
-// The file to add to, if there is one and its rows may stand beside new ones.
-Result<bench::ResultFile> results_to_extend(const std::string& path, const bench::ResultFile& now) {
-  if (path.empty() || !std::filesystem::exists(path)) return now;
-  Result<bench::ResultFile> file = bench::read_results(path);
-  if (!file) return file;
-  for (const auto& [what, before, here] : {std::tuple{"device", file->name, now.name},
-                                           std::tuple{"driver", file->driver.value_or(""), now.driver.value_or("")},
-                                           std::tuple{"commit", file->commit, now.commit}})
-    if (before != here)
-      return invalid_argument(
-          "{} was measured with {} '{}', this is '{}'; rows of both must not stand in one file: give "
-          "--resume another one",
-          path, what, before, here);
-  return file;
-}
-
 class Report {
  public:
   Report(const Output& output, std::string dense_impl) : output_(output), dense_impl_(std::move(dense_impl)) {}
@@ -105,7 +92,7 @@ class Report {
   }
 
   void row(const bench::Row& row) const {
-    output_.text("{:>14} {:>6} {:>10} {:>9} {:>8} {:>10} {:>7} {:>8} {:>7}  {}\n", fmt::format("{}x{}", row.n, row.k),
+    output_.text("{:>14} {:>6} {:>10} {:>9} {:>8} {:>10} {:>7} {:>8} {:>7}  {}\n", fmt::format("{}x{}", *row.n, *row.k),
                  row.m, row.duty, human_us(row.us), row.floor_us ? fmt::format("{:.2f}", *row.floor_us / row.us) : "-",
                  row.dense_us ? human_us(*row.dense_us) : "-",
                  row.dense_us ? fmt::format("{:.2f}x", *row.dense_us / row.us) : "-",
@@ -119,16 +106,29 @@ class Report {
   std::string dense_impl_;
 };
 
+ChainRequest chain_request(const Options& options, Work work) {
+  ChainRequest request;
+  request.spec = {.name = options.shape.empty() ? options.model.empty() ? kUsualModel : options.model : options.shape,
+                  .layers = std::move(work.shapes),
+                  .blocks = options.layers,
+                  .format = work.format,
+                  .act_dtype = work.act};
+  request.ms = options.m.empty() ? std::vector<int64_t>{1} : std::move(work.ms);
+  for (const int64_t m : request.ms) request.duties.push_back(duty_for(options.duty, m));
+  request.options.replays = options.measure.replays;
+  if (!options.measure.plan.kernel.empty()) request.options.kernels = {options.measure.plan.kernel};
+  return request;
+}
+
 int run(const Options& options, const Output& output) {
   const Result<Device> device = options.device.open();
   if (!device) return output.fail(device.error(), options.device.exit_for_open(device.error()));
   const Result<Work> work = work_of(options, device->kind);
   if (!work) return output.fail(work.error());
-  const std::string path = options.resume_file.empty() ? options.json_file : options.resume_file;
-  Result<bench::ResultFile> file = results_to_extend(options.resume_file, bench::describe_run(*device, command_line()));
-  if (!file) return output.fail(file.error());
-  std::set<std::string> known;
-  for (const bench::Row& row : file->rows) known.insert(row.key());
+  Result<bench::ResultLog> log =
+      bench::ResultLog::open(bench::describe_run(*device, command_line()), options.json_file, options.resume_file);
+  if (!log) return output.fail(log.error());
+  if (options.chain) return run_chain(chain_request(options, *work), *device, std::move(*log), output);
 
   Result<std::unique_ptr<bench::Bench>> opened = bench::open_bench(*device, options.cublas);
   if (!opened) return output.fail(opened.error());
@@ -142,7 +142,8 @@ int run(const Options& options, const Output& output) {
   measure.plan.pdl = !options.no_pdl;
   measure.dense = dense;
   const int64_t max_m = *std::max_element(work->ms.begin(), work->ms.end());
-  int wrong = 0, refused = 0, kept = 0;
+  const auto begin = std::chrono::steady_clock::now();
+  int wrong = 0, refused = 0, kept = 0, left = 0;
   for (const bench::Shape& shape : work->shapes) {
     bool loaded = false;
     for (const int64_t m : work->ms) {
@@ -153,8 +154,13 @@ int run(const Options& options, const Output& output) {
           .m = m, .n = shape.n, .k = shape.k, .act_dtype = work->act, .out_dtype = work->act, .weight = work->format};
       bench::Row question{.problem = to_string(asked), .impl = "nybble", .duty = bench::duty_name(measure.duty)};
       question.pdl = device->kind == DeviceKind::kCuda && measure.plan.pdl;
-      if (known.contains(question.key())) {
+      if (log->has(question)) {
         ++kept;
+        continue;
+      }
+      const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - begin;
+      if (options.time_limit > 0 && passed.count() > options.time_limit) {
+        ++left;
         continue;
       }
       if (!loaded) {
@@ -176,33 +182,29 @@ int run(const Options& options, const Output& output) {
         ++wrong;
         continue;
       }
-      for (bench::Row& row : bench::rows_of(*measured, measure.duty, bench.dense_impl())) {
-        if (row.impl == "nybble") report.row(row);
-        known.insert(row.key());
-        file->rows.push_back(std::move(row));
-      }
-      if (!path.empty())
-        if (const Result<void> written = bench::write_results(*file, path); !written)
-          return output.fail(written.error());
+      std::vector<bench::Row> rows = bench::rows_of(*measured, measure.duty, bench.dense_impl());
+      report.row(rows.front());
+      if (const Result<void> added = log->add(std::move(rows)); !added) return output.fail(added.error());
     }
   }
-  if (kept > 0) output.text("{} problems were in {} already\n", kept, options.resume_file);
-  if (!path.empty()) {
-    if (const Result<void> written = bench::write_results(*file, path); !written) return output.fail(written.error());
-    output.text("{} rows in {}\n", file->rows.size(), path);
-  }
+  if (kept > 0) output.text("{} problems were in {} already\n", kept, log->path());
+  if (left > 0) output.text("{} problems are left: the time limit of {} s is over\n", left, options.time_limit);
+  if (const Result<void> written = log->write(); !written) return output.fail(written.error());
+  if (!log->path().empty()) output.text("{} rows in {}\n", log->file().rows.size(), log->path());
   if (wrong > 0) fmt::print(stderr, "nybble: {} results were WRONG\n", wrong);
-  return output.finish(bench::to_json(*file), wrong > 0 ? kCheckFailed : refused > 0 ? kBadRequest : kOk);
+  return output.finish(bench::to_json(log->file()), wrong > 0 ? kCheckFailed : refused > 0 ? kBadRequest : kOk);
 }
 
 }  // namespace
 
 Run add_bench(CLI::App& app, Output& output) {
   auto options = std::make_shared<Options>();
-  app.add_option("--model", options->model,
-                 fmt::format("Layer shapes of a model (default llama3-8b): {}", fmt::join(bench::model_names(), ", ")));
+  app.add_option(
+      "--model", options->model,
+      fmt::format("Layer shapes of a model (default {}): {}", kUsualModel, fmt::join(bench::model_names(), ", ")));
   app.add_option("--shape", options->shape, "Shapes as output x input features: 28672x4096,8192x8192");
-  app.add_option("--set", options->set, "A file of shapes and token counts, such as bench/shapes.txt");
+  auto* const set =
+      app.add_option("--set", options->set, "A file of shapes and token counts, such as bench/shapes.txt");
   app.add_option("--m", options->m, "Token counts: 1,16,4096");
   app.add_option("--act", options->act, "bf16 or fp16, of activations, outputs and scales")
       ->check(CLI::IsMember({"bf16", "fp16"}))
@@ -221,11 +223,26 @@ Run add_bench(CLI::App& app, Output& output) {
       ->check(CLI::Range(0, 10000))
       ->capture_default_str();
   app.add_option("--kernel", options->measure.plan.kernel, "This kernel instead of the one the planner chooses");
-  app.add_flag("--no-pdl", options->no_pdl, "Launch without overlapping the predecessor's end");
+  auto* const no_pdl = app.add_flag("--no-pdl", options->no_pdl, "Launch without overlapping the predecessor's end");
   app.add_flag(
       "--dense,!--no-dense", [options](int64_t count) { options->no_dense = count < 0; },
       "Measure the dense product, too: cuBLAS, or Eigen on the CPU (default: yes)");
   app.add_option("--cublas", options->cublas, "The cuBLAS library to open");
+  app.add_option("--time-limit", options->time_limit,
+                 "Seconds after which no further problem is begun; --resume goes on")
+      ->type_name("SECONDS")
+      ->check(CLI::PositiveNumber);
+  auto* const chain =
+      app.add_flag("--chain", options->chain,
+                   "Run the shapes one after the other, each on what the one before it wrote, --layers times over with "
+                   "other weights, as one graph; with overlapping launches and without, which must agree bit for bit. "
+                   "Default --m: 1")
+          ->excludes(set)
+          ->excludes(no_pdl);
+  app.add_option("--layers", options->layers, "How often --chain repeats the shapes: the model's layers")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str()
+      ->needs(chain);
   auto* const json = app.add_option_function<std::string>(
       "--json",
       [options, &output](const std::string& file) {

@@ -12,9 +12,11 @@ QUICK = ("--device", "cpu", "--duty", "idle10", "--replays", "2")
 class Bench(Case):
     def test_schema_on_stdout(self):
         done = self.expect(run("bench", "--shape", "256x256,192x320", "--m", "1,16", "--json", *QUICK), 0).json
-        self.assertEqual(list(done), ["schema", "gpu", "cpu", "driver", "cuda", "commit", "date", "command", "floor", "rows"])
+        self.assertEqual(list(done), ["schema", "gpu", "cpu", "driver", "cuda", "commit", "date", "command", "floor", "duty_cycles",
+                                      "rows"])
         self.assertEqual(done["schema"], 1)
         self.assertIsNone(done["gpu"])
+        self.assertEqual(done["duty_cycles"]["idle10"], {"idle_ms": 10, "replay_ms": 4.0, "replays": 15})
         self.assertTrue(done["command"].startswith("nybble bench --shape 256x256,192x320"), done["command"])
         self.assertRegex(done["date"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
         ours = [row for row in done["rows"] if row["impl"] == "nybble"]
@@ -53,6 +55,20 @@ class Bench(Case):
         second["commit"] = "another"
         file.write_text(json.dumps(second))
         self.expect(run("bench", "--shape", "128x128", "--m", "4", "--resume", file, *QUICK), 2, "commit", "another")
+
+    def test_a_time_limit_leaves_the_rest_to_the_next_run(self):
+        file = self.folder / "rows.json"
+        words = ("bench", "--shape", "128x128,128x256", "--m", "1", "--resume", file, *QUICK)
+        self.expect(run(*words, "--time-limit", "0.000001"), 0)
+        self.assertEqual(json.loads(file.read_text())["rows"], [])
+        self.expect(run(*words, "--time-limit", "1000"), 0)
+        self.assertEqual({row["k"] for row in json.loads(file.read_text())["rows"]}, {128, 256})
+
+    def test_a_chain_needs_a_gpu_and_layers_that_follow_each_other(self):
+        self.expect(run("bench", "--chain", "--shape", "128x64,64x128", "--device", "cpu"), 2, "GPU")
+        self.expect(run("bench", "--chain", "--shape", "128x64,64x256", "--device", "cpu"), 2, "reads 256 features")
+        self.expect(run("bench", "--layers", "4", "--device", "cpu"), 2, "--chain")
+        self.expect(run("bench", "--chain", "--no-pdl", "--device", "cpu"), 2, "--no-pdl")
 
     def test_wrong_words(self):
         self.expect(run("bench", "--shape", "128", *QUICK), 2, "28672x4096")
