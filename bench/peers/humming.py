@@ -2,7 +2,8 @@
 """Times humming-kernels, a W4A16 library that compiles its kernels when they are first used, beside nybble.
 
     bench/peers/humming.py --results FILE.json [--nybble build/full/nybble] [--set bench/shapes.txt | --shape NxK,... --m M,...]
-                           [--time-limit SECONDS] [--pdl best|default] [--replays N] [--chunk N] [--no-dense]
+                           [--time-limit SECONDS] [--duty auto|...] [--pdl best|default] [--replays N] [--chunk N]
+                           [--no-dense]
 
 Needs a Hopper GPU, torch, and `pip install humming-kernels==0.1.19` with what it asks for; its compiler is NVRTC, or nvcc
 with HUMMING_COMPILER=nvcc in the environment.
@@ -95,9 +96,14 @@ def is_wanted(row):
             and result_files.is_layer(row))
 
 
-def missing(result, shape, ms):
-    """The token counts of which the file has no row."""
-    known = {row["m"] for row in result["rows"] if is_wanted(row) and (row["n"], row["k"]) == shape} if result else set()
+def missing(result, shape, ms, duty):
+    """The token counts of which the file has no row in the duty cycle that was asked for."""
+    def answers(row):
+        # auto chooses by m among the cycles with rest.
+        return row["duty"] == duty or (duty == "auto" and row["duty"] != "sustained")
+
+    rows = result["rows"] if result else []
+    known = {row["m"] for row in rows if is_wanted(row) and (row["n"], row["k"]) == shape and answers(row)}
     return [m for m in ms if m not in known]
 
 
@@ -154,7 +160,7 @@ def run_nybble(options, shape, ms):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "nybble.json")
         command = [options.nybble, "bench", "--device", "cuda", "--shape", "x".join(map(str, shape)), "--m",
-                   ",".join(map(str, ms)), "--json", str(path)]
+                   ",".join(map(str, ms)), "--duty", options.duty, "--json", str(path)]
         if options.replays:
             command += ["--replays", str(options.replays)]
         if options.no_dense:
@@ -190,7 +196,7 @@ def run(options, peer, command):
     result = result_files.load(options.results) if os.path.exists(options.results) else None
     begin, longest, left, bad = time.monotonic(), 0.0, 0, False
     for shape in options.shapes:
-        ms = missing(result, shape, options.ms)
+        ms = missing(result, shape, options.ms, options.duty)
         loaded = False
         for part_ms in chunks(ms, options.chunk):
             started = time.monotonic()
@@ -390,6 +396,8 @@ def parse(arguments):
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="begins nothing that would end later")
     parser.add_argument("--pdl", choices=("best", "default"), default="best",
                         help="best: also try dependent launch, which humming's default leaves off on Hopper (%(default)s)")
+    parser.add_argument("--duty", choices=("auto", "idle10", "burst", "sustained"), default="auto",
+                        help="as of nybble bench (%(default)s)")
     parser.add_argument("--replays", type=int, default=0, help="timed replays of each kind; 0: as the duty cycle says")
     parser.add_argument("--chunk", type=int, default=12, help="token counts measured before the other's turn (%(default)s)")
     parser.add_argument("--no-dense", action="store_true", help="leave out dense cuBLAS")

@@ -36,14 +36,15 @@ NYBBLE = """\
     for m in map(int, value("--m").split(",")):
         row = {{"problem": f"m{{m}} n{{n}} k{{k}} bf16 g128", "impl": "nybble", "m": m, "n": n, "k": k, "act": "bf16",
                "format": "int4", "group_size": 128, "zero_point": "none", "kernel": "some", "pdl": True,
-               "duty": "idle10" if m < 256 else "burst", "us": 4.0, "floor_us": 2.0, "dense_us": 9.0, "spread": 0.01,
+               "duty": value("--duty").replace("auto", "idle10" if m < 256 else "burst"), "us": 4.0, "floor_us": 2.0, "dense_us": 9.0, "spread": 0.01,
                "sm_mhz": 1900.0}}
         rows += [row, row | {{"impl": "cublas", "format": None, "group_size": None, "zero_point": None, "us": 9.0}}]
     pathlib.Path(value("--json")).write_text(json.dumps(
         {{"schema": 1, "gpu": "NVIDIA H200", "driver": "1", "cuda": "13.0", "commit": (here / "commit").read_text(),
          "date": "2026-11-25T00:00:00Z", "command": "nybble bench", "floor": {{}},
          "duty_cycles": {{"idle10": {{"idle_ms": 10, "replay_ms": 4, "replays": 15}},
-                         "burst": {{"idle_ms": 100, "replay_ms": 4, "replays": 9}}}}, "rows": rows}}))
+                         "burst": {{"idle_ms": 100, "replay_ms": 4, "replays": 9}},
+                         "sustained": {{"idle_ms": 0, "replay_ms": 400, "replays": 5}}}}, "rows": rows}}))
     sys.exit(int((here / "exit").read_text()))
 """
 
@@ -121,6 +122,17 @@ class Runs(unittest.TestCase):
         stand_in = StandIn()
         self.run_with(stand_in, "--shape", "64x128,128x64", "--m", "1,2,4")
         self.assertEqual((stand_in.prepared, len(self.calls())), ([], 3))
+
+    def test_another_duty_cycle_is_another_question(self):
+        self.run_with(StandIn(), "--shape", "64x128", "--m", "256")
+        stand_in = StandIn()
+        _, result = self.run_with(stand_in, "--shape", "64x128", "--m", "256", "--duty", "sustained")
+        self.assertEqual(stand_in.measured, [(256, 0, 0)])
+        self.assertEqual({row["duty"] for row in result["rows"]}, {"burst", "sustained"})
+        for words in ((), ("--duty", "sustained")):
+            stand_in = StandIn()
+            self.run_with(stand_in, "--shape", "64x128", "--m", "256", *words)
+            self.assertEqual(stand_in.measured, [])
 
     def test_a_time_limit_leaves_the_rest(self):
         stand_in = StandIn()
