@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Times humming-kernels, a W4A16 library that compiles its kernels when they are first used, beside nybble.
 
-    bench/peers/humming.py --results FILE.json [--nybble build/full/nybble] [--set bench/shapes.txt | --shape NxK,... --m M,...]
-                           [--time-limit SECONDS] [--duty auto|...] [--pdl best|default] [--replays N] [--chunk N]
-                           [--no-dense]
+    bench/peers/humming.py --results FILE.json [--nybble build/full/nybble] [--time-limit SECONDS]
+                           [--set bench/shapes.txt | --shape NxK,... --m M,...] [--duty auto] [--pdl best|default]
+                           [--replays N] [--chunk N] [--no-dense]
 
 Needs a Hopper GPU, torch, and `pip install humming-kernels==0.1.19` with what it asks for; its compiler is NVRTC, or nvcc
 with HUMMING_COMPILER=nvcc in the environment.

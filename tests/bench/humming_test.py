@@ -36,8 +36,8 @@ NYBBLE = """\
     for m in map(int, value("--m").split(",")):
         row = {{"problem": f"m{{m}} n{{n}} k{{k}} bf16 g128", "impl": "nybble", "m": m, "n": n, "k": k, "act": "bf16",
                "format": "int4", "group_size": 128, "zero_point": "none", "kernel": "some", "pdl": True,
-               "duty": value("--duty").replace("auto", "idle10" if m < 256 else "burst"), "us": 4.0, "floor_us": 2.0, "dense_us": 9.0, "spread": 0.01,
-               "sm_mhz": 1900.0}}
+               "duty": value("--duty").replace("auto", "idle10" if m < 256 else "burst"), "us": 4.0,
+               "floor_us": 2.0, "dense_us": 9.0, "spread": 0.01, "sm_mhz": 1900.0}}
         rows += [row, row | {{"impl": "cublas", "format": None, "group_size": None, "zero_point": None, "us": 9.0}}]
     pathlib.Path(value("--json")).write_text(json.dumps(
         {{"schema": 1, "gpu": "NVIDIA H200", "driver": "1", "cuda": "13.0", "commit": (here / "commit").read_text(),
