@@ -28,7 +28,7 @@ out="${OUT:-out}"
 mkdir -p "$out"
 timeout_s="${TEST_TIMEOUT:-300}"
 long_suites='ExactGemm.*:TruthTable.*'
-mapfile -t programs < <(find "$build" -maxdepth 2 -type f -name 'test_gpu_*' -perm -u+x | sort)
+mapfile -t programs < <(find "$build" -maxdepth 3 -type f -name 'test_gpu_*' -perm -u+x | sort)
 results=()
 passed=0 failed=0 skipped=0
 

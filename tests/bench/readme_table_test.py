@@ -11,7 +11,8 @@ SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "readme_table
 
 def row(m, us, dense_us, **changes):
     return {"problem": f"m{m} n{changes.get('n', 4096)}", "impl": "nybble", "m": m, "n": 4096, "k": 14336,
-            "act": "bf16", "format": "int4", "group_size": 128, "zero_point": "none", "kernel": "k", "pdl": True, "duty": "idle10" if m < 256 else "burst", "us": us,
+            "act": "bf16", "format": "int4", "group_size": 128, "zero_point": "none", "kernel": "k", "pdl": True,
+            "duty": "idle10" if m < 256 else "burst", "us": us,
             "floor_us": 1, "dense_us": dense_us, "spread": 0.01, "sm_mhz": 1900, **changes}
 
 
