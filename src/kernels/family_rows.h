@@ -11,11 +11,13 @@
 
 namespace nybble::kernels {
 
-// What a family says of one instance. No family of tiles needs a workspace.
+// What a family says of one instance.
 template <class Instance> struct FamilyFunctions {
+  std::string (*name)(const Instance&);
   Numerics (*numerics)(const Instance&);
   std::string (*why_not)(const Instance&, const Problem&, const Device&);
   double (*estimate_us)(const Instance&, const Problem&, const Device&);
+  size_t (*workspace_bytes)(const Instance&, const Problem&, const Device&);  // null: none
   Result<void> (*launch)(const Instance&, PreparedDevices&, const Problem&, const Device&, const LaunchArgs&, bool pdl);
 };
 
@@ -28,14 +30,16 @@ std::vector<KernelEntry> rows_of(std::initializer_list<std::span<const Instance>
     for (const Instance& instance : part) {
       auto prepared = std::make_shared<PreparedDevices>();
       KernelEntry row;
-      row.name = kernel_name(instance.config);
+      row.name = family.name(instance);
       row.device = DeviceKind::kCuda;
       row.numerics = family.numerics(instance);
       row.why_not = [&instance, family](const Problem& p, const Device& d) { return family.why_not(instance, p, d); };
       row.estimate_us = [&instance, family](const Problem& p, const Device& d) {
         return family.estimate_us(instance, p, d);
       };
-      row.workspace_bytes = [](const Problem&, const Device&) { return size_t{0}; };
+      row.workspace_bytes = [&instance, family](const Problem& p, const Device& d) {
+        return family.workspace_bytes == nullptr ? size_t{0} : family.workspace_bytes(instance, p, d);
+      };
       row.launch = [&instance, family, prepared](const Problem& p, const Device& d, const LaunchArgs& args, bool pdl) {
         return family.launch(instance, *prepared, p, d, args, pdl);
       };

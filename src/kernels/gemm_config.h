@@ -22,6 +22,7 @@ struct GemmTile {
   int tile_m = 128;    // tokens of a CTA: wgmma's N
   int warpgroups = 2;  // math warpgroups, each with `row_blocks` blocks of 64 output features
   int row_blocks = 1;
+  int k_warpgroups = 1;        // of the math warpgroups, so many share output features and take k steps in turn
   int stages = 4;              // k steps of 128 in shared memory
   int stages_per_barrier = 1;  // stages that share a barrier and one bulk copy per row block
   int multicast = 1;           // CTAs of a cluster that share their tokens, each with its own output features
@@ -29,7 +30,8 @@ struct GemmTile {
   int ctas_per_sm = 1;
   int batch = 4;  // k16 steps per wgmma group
 
-  constexpr int tile_n() const { return 64 * warpgroups * row_blocks; }
+  constexpr int row_warpgroups() const { return warpgroups / k_warpgroups; }
+  constexpr int tile_n() const { return 64 * row_warpgroups() * row_blocks; }
   constexpr int cluster() const { return multicast * split_k; }
   constexpr int threads() const { return 128 * warpgroups + 128; }
 };
@@ -50,6 +52,7 @@ inline std::string kernel_name(const GemmConfig& config) {
       "_t" + std::to_string(tile.tile_m) + "x" + std::to_string(tile.tile_n()) + "x" + std::to_string(layout::kBlockK);
   name += "_s" + std::to_string(tile.stages);
   name += "_c" + std::to_string(tile.multicast) + "k" + std::to_string(tile.split_k);
+  if (tile.k_warpgroups > 1) name += "w" + std::to_string(tile.k_warpgroups);
   name += "_o" + std::to_string(tile.ctas_per_sm);
   return name;
 }
@@ -73,16 +76,23 @@ constexpr const char* why_invalid(const GemmConfig& config) {
   if (tile.tile_m % 16 != 0 || tile.tile_m < 16 || tile.tile_m > 256) return "tile_m is a multiple of 16 up to 256";
   if (tile.warpgroups < 1 || tile.warpgroups > 4) return "1 to 4 math warpgroups";
   if (tile.row_blocks < 1 || tile.row_blocks > 2) return "1 or 2 row blocks a warpgroup";
-  if (tile.stages % tile.stages_per_barrier != 0 || tile.stages / tile.stages_per_barrier < 2)
-    return "at least two groups of stages";
+  if (tile.k_warpgroups < 1 || tile.warpgroups % tile.k_warpgroups != 0)
+    return "as many math warpgroups for every part of the output features";
+  if (tile.stages % (tile.stages_per_barrier * tile.k_warpgroups) != 0 ||
+      tile.stages / (tile.stages_per_barrier * tile.k_warpgroups) < 2)
+    return "at least two groups of stages for every k warpgroup, of its own";
   if (tile.multicast != 1 && tile.multicast != 2) return "tokens are shared by one or two CTAs";
   if (tile.cluster() > 8) return "a cluster has at most 8 CTAs";
   if (tile.ctas_per_sm < 1 || tile.ctas_per_sm > 2) return "one or two CTAs per SM";
+  // setmaxnreg hands out what the launch got; a warpgroup that asks for more waits for ever.
+  const int registers = 65536 / tile.ctas_per_sm / tile.threads() / 8 * 8 * (tile.warpgroups + 1);
+  if (tile.warpgroups * math_registers(tile) + producer_registers(tile) > registers)
+    return "the warpgroups' registers are more than the CTA's";
   if (8 % tile.batch != 0) return "batch divides the 8 k16 steps of a stage";
-  if (tile.split_k > 1 && tile.warpgroups * tile.row_blocks * tile.tile_m / 8 % tile.split_k != 0)
+  if (tile.split_k > 1 && tile.row_warpgroups() * tile.row_blocks * tile.tile_m / 8 % tile.split_k != 0)
     return "split_k divides the tile's blocks of 64 x 8";
-  if (config.format.groups != 0 && config.format.groups != 1 && config.format.groups != 2)
-    return "groups of 128, of 64, or per column";
+  const int groups = config.format.groups;
+  if (groups != 0 && groups != 1 && groups != 2 && groups != 4) return "groups of 128, 64, 32, or per column";
   return nullptr;
 }
 

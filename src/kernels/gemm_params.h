@@ -19,6 +19,8 @@ struct GemmParams {
   int raster;              // n tiles that are walked together before the next m tile: their tokens stay in L2
   void* out;               // (m, n), leading dimension ld_out
   int64_t ld_out;
+  uint8_t* workspace;    // PartialSumsMap; null: no stream-K
+  int64_t partial_sums;  // offset in it
   EpilogueParams epilogue;
 };
 

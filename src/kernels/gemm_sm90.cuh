@@ -4,17 +4,28 @@
 //              block), wgmma's N our tokens. Said here once; everywhere else the names are act, weight and out.
 //   Numerics   Groups: kRoundedWeight (parts/dequant.cuh). Per column: kExactWeight, the scale multiplies the fp32
 //              sum.
-//   Roles      One producer thread fills a ring of stages (128 input features each); every math warpgroup dequantizes
-//              row_blocks x 64 output features into registers and multiplies them with all tokens of the tile.
-//   Ring       full[s]: 1 arrival + bytes; empty[s]: one arrival per math warpgroup of every CTA that shares the
-//              tokens. stages_per_barrier stages share a barrier, and a row block's weights of such a group are one
-//              bulk copy.
+//   Roles      The producers, one thread a warp, fill a ring of stages (128 input features each): a thread issues a
+//              copy in about 150 ns, so weights have up to three or four of them and tokens one. Every math warpgroup
+//              dequantizes row_blocks x 64 output features into registers and multiplies them with all tokens of the
+//              tile; k_warpgroups of them do so for the same features, each with its own stages.
+//   Ring       full[s]: one arrival per producer + bytes; empty[s]: one arrival per math warpgroup that reads it in
+//              every CTA that shares the tokens. stages_per_barrier stages share a barrier, and a row block's weights
+//              of such a group are one bulk copy.
 //   Cluster    multicast = 2: two CTAs with neighbouring output features load half of the tokens' columns each, for
-//              both. split_k > 1: the CTAs of a tile split k and sum through distributed shared memory in the order of
-//              ranks.
+//              both. split_k > 1: the CTAs of a tile split k; each sends its sums to the shared memory of the one that
+//              finishes them, which adds them in the order of k.
+//   Stream-K   With a workspace the clusters share all k steps of all tiles evenly: each takes a range of them, in
+//   order.
+//              What a range holds of a tile that another range begins goes there as partial sums
+//              (parts/partial_sums.cuh).
+//   Phantoms   With split_k clusters past the tiles repeat the last tile and store nothing: where two launches share
+//              the SMs a CTA that leaves at once makes the scheduler put two of the next launch on one SM, and that
+//              lasts.
 //   Edges      Tokens past m and input features past k arrive as zeros (tensor map). Output features past n are
 //              computed from the last block again and not stored.
 //   PDL        Weights never depend on the kernel before: they fill the ring before wait_for_predecessor().
+//   Barriers   Those of the cluster order nothing but the lives of shared memories: relaxed, for a release waits for
+//              all stores to reach memory (docs/decisions/0002).
 //   Origin     Measured designs and what was tried and lost: docs/kernel.md, docs/decisions.
 #pragma once
 
@@ -23,6 +34,8 @@
 #include "kernels/gemm_params.h"
 #include "kernels/parts/dequant.cuh"
 #include "kernels/parts/epilogue.cuh"
+#include "kernels/parts/partial_sums.cuh"
+#include "kernels/parts/sum_scale.cuh"
 #include "kernels/ptx/bulk_copy.cuh"
 #include "kernels/ptx/cluster.cuh"
 #include "kernels/ptx/mbarrier.cuh"
@@ -37,12 +50,25 @@ template <GemmConfig C> struct GemmShape {
   static constexpr GemmTile tile = C.tile;
   static constexpr int block_bytes = C.format.block().block_bytes();
   static constexpr int act_bytes = tile.tile_m * layout::kBlockK * 2;  // one stage: two halves of 64 input features
-  static constexpr int row_blocks = tile.warpgroups * tile.row_blocks;
+  static constexpr int row_warpgroups = tile.row_warpgroups(), row_blocks = row_warpgroups * tile.row_blocks;
   static constexpr int weight_bytes = row_blocks * block_bytes;  // one stage
   static constexpr int barriers = tile.stages / tile.stages_per_barrier;
-  static constexpr int ring_bytes = tile.stages * (act_bytes + weight_bytes) + 16 * barriers;
+  // float4 of the k warpgroups but the first, where no cluster adds them up
+  static constexpr int k_sums = tile.split_k > 1 ? 0 : (tile.k_warpgroups - 1) * row_blocks* tile.tile_m * 16;
+  static constexpr int ring_bytes =
+      tile.stages * (act_bytes + weight_bytes) + 16 * barriers + 16 + 8 * row_warpgroups + k_sums * 16;
   static constexpr int out_left = smem_limit(tile) - (ring_bytes + 1023) / 1024 * 1024;
   static constexpr int cluster = tile.cluster();
+  // Producer warps for weights, each with as many row blocks, and one for tokens where there is a fourth warp.
+  static constexpr int weight_producers = row_blocks % 4 == 0   ? 4
+                                          : row_blocks % 3 == 0 ? 3
+                                          : row_blocks % 2 == 0 ? 2
+                                                                : 1;
+  static constexpr int act_producer = weight_producers < 4 ? weight_producers : 0;
+  static constexpr int producers = weight_producers < 4 ? weight_producers + 1 : 4;
+  // split_k: blocks of 64 output features x 8 tokens of the tile that one CTA finishes; parts of k there are of each
+  static constexpr int owned_blocks = row_blocks * tile.tile_m / 8 / tile.split_k,
+                       slices = tile.split_k * tile.k_warpgroups;
   static constexpr int math_registers = kernels::math_registers(tile),
                        producer_registers = kernels::producer_registers(tile);
   static constexpr int out_chunks = out_left >= tile.warpgroups * 4 * kOutChunkBytes ? 4 : 2;  // staging per warpgroup
@@ -54,21 +80,58 @@ template <GemmConfig C> struct alignas(1024) GemmStorage {  // why_invalid() and
   uint8_t weight[Shape::barriers][Shape::row_blocks][C.tile.stages_per_barrier][Shape::block_bytes];
   uint64_t full[Shape::barriers];
   uint64_t empty[Shape::barriers];
+  float sum_unit;                         // SumScale::read_unit()
+  uint64_t sums_full;                     // split_k: what the CTAs of the tile send here
+  uint64_t epoch[Shape::row_warpgroups];  // of stream-K's partial sums, as the warpgroup read it
+  alignas(16) float4 k_sums[Shape::k_sums > 0 ? Shape::k_sums : 1];
   alignas(1024) uint8_t out[C.tile.warpgroups][Shape::out_chunks][kOutChunkBytes];
 };
 
-// The tiles of one cluster, in order. Without split_k: cluster, cluster + clusters, ...; with it: one.
-struct TileWalk {
-  const GemmParams& p;
-  int tile, step;
+// Consecutive k blocks of one tile.
+struct Segment {
+  int n_tile, m_tile;
+  int k_begin, k_end;
+};
 
-  __device__ bool next(int& n_tile, int& m_tile) {
-    if (tile >= p.n_tiles * p.m_tiles) return false;
+// What one cluster computes, in order. Without stream-K: tile after tile, or its part of k of them; with it: a range of
+// the k steps of all tiles.
+template <GemmConfig C> struct Walk {
+  static constexpr int cluster = GemmShape<C>::cluster, group = C.tile.stages_per_barrier, split_k = C.tile.split_k;
+  const GemmParams& p;
+  int next_unit, end;  // tiles, or with stream-K groups of k blocks of all tiles
+
+  __device__ explicit Walk(const GemmParams& params) : p(params) {
+    const int clusters = static_cast<int>(gridDim.x / cluster), index = static_cast<int>(blockIdx.x / cluster);
+    end = p.n_tiles * p.m_tiles;
+    next_unit = split_k > 1 ? min(index, end - 1) : index;
+    if (stream_k()) {
+      const int range = clusters - 1 - index;  // a range waits for those after it: they must be dispatched before it
+      next_unit = begin_of(p, range, clusters), end = begin_of(p, range + 1, clusters);
+    }
+  }
+
+  __device__ static int groups(const GemmParams& p) { return (p.k_blocks + group - 1) / group; }
+  __device__ static int begin_of(const GemmParams& p, int range, int ranges) {
+    return static_cast<int>(static_cast<int64_t>(p.n_tiles) * p.m_tiles * groups(p) * range / ranges);
+  }
+  __device__ bool stream_k() const { return split_k == 1 && p.workspace != nullptr; }
+
+  __device__ bool next(Segment& segment, int k_part) {
+    if (next_unit >= end) return false;
+    int tile = next_unit;
+    if (stream_k()) {
+      tile = next_unit / groups(p);
+      const int done = next_unit - tile * groups(p), count = min(end - next_unit, groups(p) - done);
+      segment.k_begin = done * group, segment.k_end = min((done + count) * group, p.k_blocks);
+      next_unit += count;
+    } else {
+      segment.k_begin = k_part * p.k_blocks / split_k, segment.k_end = (k_part + 1) * p.k_blocks / split_k;
+      next_unit += static_cast<int>(gridDim.x / cluster);
+    }
     const int band = p.raster * p.m_tiles, band_index = tile / band, rest = tile - band_index * band;
     const int width = min(p.raster, p.n_tiles - band_index * p.raster);
-    m_tile = rest / width;
-    n_tile = band_index * p.raster + rest - m_tile * width;
-    tile += step;
+    segment.m_tile = rest / width;
+    segment.n_tile = band_index * p.raster + rest - segment.m_tile * width;
     return true;
   }
 };
@@ -83,30 +146,44 @@ template <GemmConfig C> struct ClusterPlace {
     share = rank % C.tile.multicast;
     k_part = rank / C.tile.multicast;
   }
-  __device__ TileWalk walk(const GemmParams& p) const {
-    return {p, static_cast<int>(blockIdx.x / size), static_cast<int>(gridDim.x / size)};
-  }
-  __device__ int k_begin(const GemmParams& p) const { return k_part * p.k_blocks / C.tile.split_k; }
-  __device__ int k_end(const GemmParams& p) const { return (k_part + 1) * p.k_blocks / C.tile.split_k; }
 };
 
+// One warp; its first lane issues.
 template <GemmConfig C> struct GemmProducer {
   using Shape = GemmShape<C>;
   static constexpr GemmTile tile = C.tile;
-  static constexpr int group = tile.stages_per_barrier;
+  static constexpr int group = tile.stages_per_barrier, row_blocks = Shape::row_blocks / Shape::weight_producers;
 
   const CUtensorMap* act_map;
   const GemmParams& p;
   GemmStorage<C>& smem;
   ClusterPlace<C> place;
+  int index;  // among the producers
   uint64_t policy;
+  Walk<C> walk;
+  Segment segment;
+  bool more;
 
+  __device__ GemmProducer(const CUtensorMap* map, const GemmParams& params, GemmStorage<C>& storage, int producer)
+      : act_map(map), p(params), smem(storage), index(producer), walk(params) {
+    policy = p.m_tiles == 1 ? ptx::make_l2_policy<ptx::L2Policy::kEvictFirst>()
+                            : ptx::make_l2_policy<ptx::L2Policy::kEvictNormal>();
+    more = walk.next(segment, place.k_part);
+  }
+
+  __device__ bool has_weights() const { return index < Shape::weight_producers; }
+  __device__ bool has_act() const { return index == Shape::act_producer; }
+
+  // Announces all bytes of this producer's, its tokens among them.
   __device__ void load_weight(int n_tile, int k, int slot, int count) {
     const uint32_t full = ptx::smem_address(&smem.full[slot]);
-    ptx::barrier_expect(full, count * (Shape::act_bytes + Shape::weight_bytes));
+    ptx::barrier_expect(
+        full, count * ((has_weights() ? row_blocks * Shape::block_bytes : 0) + (has_act() ? Shape::act_bytes : 0)));
+    if (!has_weights()) return;
     const int first = (n_tile * tile.multicast + place.share) * Shape::row_blocks;
 #pragma unroll
-    for (int j = 0; j < Shape::row_blocks; ++j) {
+    for (int i = 0; i < row_blocks; ++i) {
+      const int j = index * row_blocks + i;
       const int64_t block = static_cast<int64_t>(min(first + j, p.n_blocks - 1)) * p.k_blocks + k;
       ptx::bulk_load(ptx::smem_address(smem.weight[slot][j]),
                      p.weight + layout::kHeaderBytes + block * Shape::block_bytes, count * Shape::block_bytes, full,
@@ -115,6 +192,7 @@ template <GemmConfig C> struct GemmProducer {
   }
 
   __device__ void load_act(int m_tile, int k, int slot, int count) {
+    if (!has_act()) return;
     const uint32_t full = ptx::smem_address(&smem.full[slot]);
 #pragma unroll 1
     for (int u = 0; u < count; ++u) {
@@ -131,36 +209,34 @@ template <GemmConfig C> struct GemmProducer {
     }
   }
 
-  // One thread runs this.
+  // What may be read before the kernel before has ended.
+  __device__ void prefill() {
+#pragma unroll 1
+    for (int slot = 0, k = segment.k_begin; more && slot < Shape::barriers && k < segment.k_end; ++slot, k += group)
+      load_weight(segment.n_tile, k, slot, min(group, segment.k_end - k));
+  }
+
+  // After prefill(), and after the other CTAs that get tokens from here have started.
   __device__ void run() {
-    policy = p.m_tiles == 1 ? ptx::make_l2_policy<ptx::L2Policy::kEvictFirst>()
-                            : ptx::make_l2_policy<ptx::L2Policy::kEvictNormal>();
-    TileWalk walk = place.walk(p);
-    const int k_begin = place.k_begin(p), k_end = place.k_end(p);
-    int slot = 0, n_tile, m_tile;
+    int slot = 0;
     uint32_t parity = 1;  // a fresh ring is empty
-    bool first = true;
-    while (walk.next(n_tile, m_tile)) {
-      int k = k_begin;
-      if (first) {
-        first = false;
+    int k = segment.k_begin;
+    ptx::wait_for_predecessor();
 #pragma unroll 1
-        for (int i = 0; i < Shape::barriers && k_begin + i * group < k_end; ++i)
-          load_weight(n_tile, k_begin + i * group, i, min(group, k_end - k_begin - i * group));
-        ptx::wait_for_predecessor();
+    for (; more && slot < Shape::barriers && k < segment.k_end; ++slot, k += group)
+      load_act(segment.m_tile, k, slot, min(group, segment.k_end - k));
+    if (slot == Shape::barriers) slot = 0, parity = 0;
+    while (more) {
 #pragma unroll 1
-        for (; slot < Shape::barriers && k < k_end; ++slot, k += group)
-          load_act(m_tile, k, slot, min(group, k_end - k));
-        if (slot == Shape::barriers) slot = 0, parity = 0;
-      }
-#pragma unroll 1
-      for (; k < k_end; k += group) {
+      for (; k < segment.k_end; k += group) {
         ptx::barrier_wait(ptx::smem_address(&smem.empty[slot]), parity);
-        const int count = min(group, k_end - k);
-        load_weight(n_tile, k, slot, count);
-        load_act(m_tile, k, slot, count);
+        const int count = min(group, segment.k_end - k);
+        load_weight(segment.n_tile, k, slot, count);
+        load_act(segment.m_tile, k, slot, count);
         if (++slot == Shape::barriers) slot = 0, parity ^= 1;
       }
+      more = walk.next(segment, place.k_part);
+      k = segment.k_begin;
     }
   }
 };
@@ -169,17 +245,22 @@ template <GemmConfig C, class T> struct GemmConsumer {
   using Shape = GemmShape<C>;
   static constexpr GemmTile tile = C.tile;
   static constexpr int group = tile.stages_per_barrier, batch = tile.batch, blocks = tile.row_blocks;
+  static constexpr int row_warpgroups = Shape::row_warpgroups, k_warpgroups = tile.k_warpgroups;
   static constexpr int scale_groups = C.format.groups;
   static constexpr layout::BlockShape block = C.format.block();
   static constexpr int acc_count = tile.tile_m / 2;
   using Sums = float[blocks][acc_count];
+  using Scale = SumScale<T, scale_groups, C.format.zero_point>;
 
   const CUtensorMap* out_map;
   const GemmParams& p;
   GemmStorage<C>& smem;
   ClusterPlace<C> place;
   int warpgroup, warp, lane, tid;  // warp and tid inside the warpgroup
-  int slot = 0;
+  int row_warpgroup = k_warpgroups == 1 ? warpgroup : warpgroup % row_warpgroups;
+  int k_warpgroup = k_warpgroups == 1 ? 0 : warpgroup / row_warpgroups;
+  int slot = k_warpgroup;
+  int ahead = k_warpgroup;  // groups of a segment before this warpgroup's first
   uint32_t parity = 0;
   uint32_t remote_empty = 0;
 
@@ -192,8 +273,8 @@ template <GemmConfig C, class T> struct GemmConsumer {
   }
 
   __device__ __forceinline__ void mainloop(Sums& sums, int n_tile, int k_begin, int k_end) {
-    const uint32_t weight_base =
-        ptx::smem_address(smem.weight) + warpgroup * blocks * group * Shape::block_bytes + warp * block.piece_bytes();
+    const uint32_t weight_base = ptx::smem_address(smem.weight) + row_warpgroup * blocks * group * Shape::block_bytes +
+                                 warp * block.piece_bytes();
     // Shared-memory matrix descriptor (PTX ISA, "Matrix Descriptor Format"): 128-byte swizzle, 1024 bytes between
     // groups of 8 rows.
     const uint32_t descriptor_high = (1024u >> 4) | (1u << 30);
@@ -204,13 +285,15 @@ template <GemmConfig C, class T> struct GemmConsumer {
       for (int b = 0; b < blocks; ++b) dequant[b].load(0, column_zero_points(n_tile, b));
     }
     uint32_t a[2][batch * 4];
+    const int first = k_warpgroups > 1 ? k_begin + ahead * group : k_begin;
+    int k = first;
 #pragma unroll 1
-    for (int k = k_begin; k < k_end; k += group) {
+    for (; k < k_end; k += group * k_warpgroups) {
       // The stage's descriptor in a uniform register: without the reduction ptxas puts two R2UR before every wgmma, and
       // they wait for each other (28672 x 4096, m = 64 on an H200: 32.4 -> 28.8 us, 2026-11-23, prototype).
       const uint32_t stage_low = __reduce_max_sync(~0u, descriptor_low + slot * (group * Shape::act_bytes >> 4));
       const uint32_t weight = weight_base + slot * (group * Shape::weight_bytes);
-      const int previous = slot ? slot - 1 : Shape::barriers - 1;
+      const int previous = slot >= k_warpgroups ? slot - k_warpgroups : slot + Shape::barriers - k_warpgroups;
       ptx::barrier_wait(ptx::smem_address(&smem.full[slot]), parity);
 #pragma unroll
       for (int u = 0; u < group; ++u) {
@@ -222,7 +305,6 @@ template <GemmConfig C, class T> struct GemmConsumer {
           const uint32_t piece = weight + (b * group + u) * Shape::block_bytes;
           codes[b][0] = ptx::load_shared_128(piece + lane * 16);
           if constexpr (blocks == 1) codes[b][1] = ptx::load_shared_128(piece + layout::kHalfBytes + lane * 16);
-          if constexpr (scale_groups > 0) load_scales(dequant[b], piece, 0);
         }
         int batch_index = 0;
 #pragma unroll
@@ -232,7 +314,6 @@ template <GemmConfig C, class T> struct GemmConsumer {
             for (int b = 0; b < blocks; ++b) {
               const uint32_t piece = weight + (b * group + u) * Shape::block_bytes;
               if constexpr (blocks > 1) codes[b][1] = ptx::load_shared_128(piece + layout::kHalfBytes + lane * 16);
-              if constexpr (scale_groups == 2) load_scales(dequant[b], piece, 1);
             }
           }
 #pragma unroll
@@ -241,6 +322,9 @@ template <GemmConfig C, class T> struct GemmConsumer {
 #pragma unroll
             for (int j = 0; j < batch; ++j) {
               const int s = step + j;
+              if constexpr (scale_groups > 0)
+                if (s % (8 / scale_groups) == 0)
+                  load_scales(dequant[b], weight + (b * group + u) * Shape::block_bytes, s / (8 / scale_groups));
               dequant[b](fragment + 4 * j, (&codes[b][s / 4].x)[s % 4]);
             }
             ptx::wgmma_fence();
@@ -249,62 +333,101 @@ template <GemmConfig C, class T> struct GemmConsumer {
               const int s = step + j;
               const uint32_t low = act_low + (s / 4) * (Shape::act_bytes / 2 >> 4) + (s % 4) * 2;
               ptx::wgmma<T>(sums[b], fragment + 4 * j, descriptor(low, descriptor_high),
-                            s == 0 && u == 0 ? (k != k_begin) : 1);
+                            s == 0 && u == 0 ? (k != first) : 1);
             }
             ptx::wgmma_commit();
             ptx::wgmma_wait<1>();
-            if (u == 0 && batch_index == 0) release(previous, k != k_begin);
+            if (u == 0 && batch_index == 0) release(previous, k != first);
           }
         }
       }
-      if (++slot == Shape::barriers) slot = 0, parity ^= 1;
+      slot += k_warpgroups;
+      if (slot >= Shape::barriers) slot -= Shape::barriers, parity ^= 1;
     }
     ptx::wgmma_wait<0>();
-    if (k_begin < k_end) release(slot ? slot - 1 : Shape::barriers - 1, true);
+    if (first < k_end) {
+      release(slot >= k_warpgroups ? slot - k_warpgroups : slot + Shape::barriers - k_warpgroups, true);
+    } else if constexpr (k_warpgroups > 1) {
+#pragma unroll
+      for (int i = 0; i < blocks * acc_count; ++i) sums[i / acc_count][i % acc_count] = 0.f;
+    }
+    if constexpr (k_warpgroups > 1) ahead = (k - k_begin) / group - (k_end - k_begin + group - 1) / group;
   }
 
-  // Sums become outputs: 16 tokens x 64 output features at a time through a swizzled staging buffer and a tensor store,
-  // which clips at m and n.
+  // The first k warpgroup adds the sums of the others to its own; the others get their area back when it has read them.
+  __device__ __forceinline__ void reduce_k_warpgroups(Sums& sums, bool first_segment) {
+    constexpr int all = blocks * acc_count / 4, threads = k_warpgroups * 128;
+    float4* area = smem.k_sums + row_warpgroup * (all * 128) + tid;
+    if (k_warpgroup > 0) {
+      if (!first_segment) ptx::named_barrier_sync(5 + row_warpgroup, threads);
+      area += (k_warpgroup - 1) * (row_warpgroups * all * 128);
+#pragma unroll
+      for (int i = 0; i < all; ++i) {
+        const float* d = &sums[i / (acc_count / 4)][i % (acc_count / 4) * 4];
+        area[i * 128] = make_float4(d[0], d[1], d[2], d[3]);
+      }
+      ptx::named_barrier_arrive(9 + row_warpgroup, threads);
+    } else {
+      ptx::named_barrier_sync(9 + row_warpgroup, threads);
+#pragma unroll
+      for (int other = 1; other < k_warpgroups; ++other, area += row_warpgroups * all * 128)
+#pragma unroll
+        for (int i = 0; i < all; ++i) {
+          float* d = &sums[i / (acc_count / 4)][i % (acc_count / 4) * 4];
+          const float4 part = area[i * 128];
+          d[0] += part.x, d[1] += part.y, d[2] += part.z, d[3] += part.w;
+        }
+      ptx::named_barrier_arrive(5 + row_warpgroup, threads);
+    }
+  }
+
+  // Sums become outputs through swizzled staging buffers of 16 tokens x 64 output features and tensor stores, which
+  // clip at m and n; as many buffers at a time as there are.
   __device__ __forceinline__ void store(const Sums& sums, int n_tile, int m_tile) {
-    constexpr int chunks = Shape::out_chunks;
+    constexpr int chunks = tile.tile_m / kOutChunkTokens, buffers = Shape::out_chunks;
     const FusedEpilogue<T, T> epilogue(p.epilogue);
     const uint32_t staging = ptx::smem_address(smem.out[warpgroup]);
     const int token = (lane & 7) + (lane >> 4) * 8, half = (lane >> 3) & 1;
     const uint32_t offset = token * 128 + (((warp * 2 + half) ^ (token & 7)) << 4);
-    if (tid == 0) ptx::bulk_wait_read<0>();
-    sync();
 #pragma unroll
     for (int b = 0; b < blocks; ++b) {
       const int feature0 = first_feature(n_tile, b), feature = feature0 + warp * 16 + lane / 4;  // and feature + 8
-      const SumFactor factor[2] = {sum_factor(feature), sum_factor(feature + 8)};
+      const Scale scale[2] = {sum_scale(feature), sum_scale(feature + 8)};
       const float bias[2] = {feature < p.n ? epilogue.bias_at(feature) : 0.f,
                              feature + 8 < p.n ? epilogue.bias_at(feature + 8) : 0.f};
 #pragma unroll
-      for (int c = 0; c < tile.tile_m / kOutChunkTokens; ++c) {
-        const int index = b * (tile.tile_m / kOutChunkTokens) + c, token0 = m_tile * tile.tile_m + c * kOutChunkTokens;
-        const uint32_t chunk = staging + (index % chunks) * kOutChunkBytes;
-        float d[8];
-#pragma unroll
-        for (int i = 0; i < 8; ++i)
-          d[i] = epilogue.scale(descale(sums[b][c * 8 + i], factor[i % 4 / 2]), bias[i % 4 / 2]);
-        if (epilogue.residual != nullptr) {
-#pragma unroll
-          for (int i = 0; i < 8; ++i) {
-            const int m = token0 + i / 4 * 8 + lane % 4 * 2 + i % 2, n = feature + i % 4 / 2 * 8;
-            if (m < p.m && n < p.n) d[i] = epilogue.add_residual(d[i], m, n);
-          }
-        }
-        ptx::store_matrix_x4_transposed(chunk + offset, ptx::pack2<T>(d[0], d[1]), ptx::pack2<T>(d[2], d[3]),
-                                        ptx::pack2<T>(d[4], d[5]), ptx::pack2<T>(d[6], d[7]));
-        ptx::fence_async_shared();
-        if (tid == 0) ptx::bulk_wait_read<chunks - 2>();  // the next chunk's buffer is free
+      for (int c0 = 0; c0 < chunks; c0 += buffers) {
+        if (tid == 0) ptx::bulk_wait_read<0>();  // the buffers are free
         sync();
-        if (tid == 0) {
-          if (token0 < p.m && feature0 < p.n_whole) ptx::tensor_store_2d(out_map, chunk, feature0, token0);
-          ptx::bulk_commit();  // also when nothing was stored: bulk_wait_read counts groups
+#pragma unroll
+        for (int c = c0; c < chunks && c < c0 + buffers; ++c) {
+          const int token0 = m_tile * tile.tile_m + c * kOutChunkTokens;
+          float d[8];
+#pragma unroll
+          for (int i = 0; i < 8; ++i)
+            d[i] = epilogue.scale(scale[i % 4 / 2].apply(sums[b][c * 8 + i]), bias[i % 4 / 2]);
+          if (epilogue.residual != nullptr) {
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+              const int m = token0 + i / 4 * 8 + lane % 4 * 2 + i % 2, n = feature + i % 4 / 2 * 8;
+              if (m < p.m && n < p.n) d[i] = epilogue.add_residual(d[i], m, n);
+            }
+          }
+          ptx::store_matrix_x4_transposed(staging + (c - c0) * kOutChunkBytes + offset, ptx::pack2<T>(d[0], d[1]),
+                                          ptx::pack2<T>(d[2], d[3]), ptx::pack2<T>(d[4], d[5]),
+                                          ptx::pack2<T>(d[6], d[7]));
         }
-        if (p.n_whole < p.n && feature0 + layout::kBlockN > p.n_whole && feature0 < p.n)
-          store_tail(chunk, feature0, token0);
+        ptx::fence_async_shared();
+        sync();
+        const bool whole = feature0 + layout::kBlockN <= p.n_whole || p.n_whole == p.n;
+#pragma unroll
+        for (int c = c0; c < chunks && c < c0 + buffers; ++c) {
+          const int token0 = m_tile * tile.tile_m + c * kOutChunkTokens;
+          const uint32_t chunk = staging + (c - c0) * kOutChunkBytes;
+          if (tid == 0 && token0 < p.m && feature0 < p.n_whole) ptx::tensor_store_2d(out_map, chunk, feature0, token0);
+          if (!whole && feature0 < p.n) store_tail(chunk, feature0, token0);
+        }
+        if (tid == 0) ptx::bulk_commit();
       }
     }
   }
@@ -318,23 +441,27 @@ template <GemmConfig C, class T> struct GemmConsumer {
     static_cast<uint16_t*>(p.out)[(token0 + token) * p.ld_out + p.n_whole + j] = static_cast<uint16_t>(value);
   }
 
-  // split_k: every CTA leaves its sums in its own shared memory as blocks of 64 output features x 8 tokens; CTA k_part
-  // adds up its share of the blocks, in the order of the CTAs, and keeps them in sums' first registers as `mine`.
+  // split_k: sums are blocks of 64 output features x 8 tokens. Every warpgroup sends each of its blocks to the CTA that
+  // finishes it, into the ring, which no one reads any more; there it is added to those of the other parts of k.
   __device__ __forceinline__ void reduce_and_store(Sums& sums, int n_tile, int m_tile) {
-    constexpr int per_warpgroup = blocks * tile.tile_m / 8, all = tile.warpgroups * per_warpgroup;
-    constexpr int share = all / tile.split_k, mine = (share + tile.warpgroups - 1) / tile.warpgroups;
+    constexpr int per_warpgroup = blocks * tile.tile_m / 8, share = Shape::owned_blocks;
+    constexpr int mine = (share + tile.warpgroups - 1) / tile.warpgroups;
     static_assert(mine * 1024 <= Shape::out_chunks * kOutChunkBytes &&
-                  all * 2048 <= Shape::ring_bytes - 16 * Shape::barriers);
+                  Shape::slices * share * 2048 <= tile.stages * (Shape::act_bytes + Shape::weight_bytes));
     const FusedEpilogue<T, T> epilogue(p.epilogue);
-    ptx::named_barrier_sync(15, tile.warpgroups * 128);  // the ring is read to its end
-    const uint32_t area = ptx::smem_address(&smem) + tid * 16;
+    const uint32_t area = ptx::smem_address(&smem) + tid * 16, sums_full = ptx::smem_address(&smem.sums_full);
+    ptx::cluster_arrive_relaxed();  // of all CTAs, the rings are read to their end
+    ptx::cluster_wait();
+    const int slice = place.k_part * k_warpgroups + k_warpgroup;
 #pragma unroll
     for (int i = 0; i < per_warpgroup; ++i) {
       const float* d = &sums[i / (tile.tile_m / 8)][i % (tile.tile_m / 8) * 4];
-      ptx::store_shared_float4(area + (warpgroup * per_warpgroup + i) * 2048, d[0], d[1], d[2], d[3]);
+      const int id = row_warpgroup * per_warpgroup + i, rank = id / share * tile.multicast + place.share;
+      ptx::store_async_float4(ptx::map_to_rank(area + (slice * share + id % share) * 2048, rank),
+                              ptx::map_to_rank(sums_full, rank), d[0], d[1], d[2], d[3]);
     }
-    ptx::cluster_arrive();
-    ptx::cluster_wait();
+    ptx::barrier_wait(sums_full, 0);
+    if (static_cast<int>(blockIdx.x / Shape::cluster) >= p.n_tiles * p.m_tiles) return;  // a phantom
     const uint32_t staging = ptx::smem_address(smem.out[warpgroup]);
 #pragma unroll
     for (int i = 0; i < mine; ++i) {
@@ -345,16 +472,15 @@ template <GemmConfig C, class T> struct GemmConsumer {
       const int feature0 = feature_of(n_tile, source, b);
       float d[4] = {0.f, 0.f, 0.f, 0.f};
 #pragma unroll
-      for (int c = 0; c < tile.split_k; ++c) {
-        const float4 part =
-            ptx::load_cluster_float4(ptx::map_to_rank(area, c * tile.multicast + place.share) + id * 2048);
+      for (int part_of_k = 0; part_of_k < Shape::slices; ++part_of_k) {
+        const float4 part = ptx::load_shared_float4(area + (part_of_k * share + index) * 2048);
         d[0] += part.x, d[1] += part.y, d[2] += part.z, d[3] += part.w;
       }
       const int n0 = feature0 + warp * 16 + lane / 4;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int feature = n0 + j / 2 * 8, token = token0 + lane % 4 * 2 + j % 2;
-        if (token < p.m && feature < p.n) d[j] = epilogue.apply(descale(d[j], sum_factor(feature)), token, feature);
+        if (token < p.m && feature < p.n) d[j] = epilogue.apply(sum_scale(feature).apply(d[j]), token, feature);
       }
       const int token = lane & 7, half = (lane >> 3) & 1;
       ptx::store_matrix_x2_transposed(staging + i * 1024 + token * 128 + (((warp * 2 + half) ^ token) << 4),
@@ -369,14 +495,58 @@ template <GemmConfig C, class T> struct GemmConsumer {
       const int m = m_tile * tile.tile_m + rest % (tile.tile_m / 8) * 8 + token;
       const int n = feature_of(n_tile, source, rest / (tile.tile_m / 8)) + column * 8;
       if (m >= p.m || n >= p.n) continue;
-      const uint4 v = ptx::load_shared_128(staging + i * 1024 + token * 128 + ((column ^ token) << 4));
+      const uint32_t from = staging + i * 1024 + token * 128 + ((column ^ token) << 4);
       T* out = static_cast<T*>(p.out) + m * p.ld_out + n;
-      if (n + 8 <= p.n) {
-        *reinterpret_cast<uint4*>(out) = v;
-      } else {
-        const T* elements = reinterpret_cast<const T*>(&v);
-        for (int j = 0; j < p.n - n; ++j) out[j] = elements[j];
+      if (n + 8 <= p.n)
+        *reinterpret_cast<uint4*>(out) = ptx::load_shared_128(from);
+      else
+        for (int j = 0; j < p.n - n; ++j)
+          reinterpret_cast<uint16_t*>(out)[j] = static_cast<uint16_t>(ptx::load_shared_16(from + 2 * j));
+    }
+  }
+
+  // A range that begins inside a tile leaves its part of the tile to the range before it.
+  __device__ __forceinline__ void give(const Sums& sums) const {
+    float4* to = partial_sums(static_cast<int>(blockIdx.x));
+#pragma unroll
+    for (int i = 0; i < blocks * acc_count / 4; ++i) {
+      const float* d = &sums[i / (acc_count / 4)][i % (acc_count / 4) * 4];
+      __stcg(to + i * 128, make_float4(d[0], d[1], d[2], d[3]));
+    }
+    sync();
+    if (tid == 0) PartialSums{p.workspace, smem.epoch[row_warpgroup]}.publish(flag(static_cast<int>(blockIdx.x)));
+  }
+
+  // Many loads at a time, as many as there are registers for: each batch waits for L2 once.
+  __device__ __forceinline__ static void add_partial_sums(Sums& sums, const float4* from) {
+    constexpr int all = blocks * acc_count / 4, spare = (Shape::math_registers - blocks * acc_count - 48) / 4;
+    constexpr int batch = all % 16 == 0 && spare >= 16 ? 16 : all % 8 == 0 && spare >= 8 ? 8 : all % 4 == 0 ? 4 : 2;
+    static_assert(all % batch == 0);
+#pragma unroll
+    for (int i = 0; i < all; i += batch) {
+      float4 part[batch];
+#pragma unroll
+      for (int j = 0; j < batch; ++j) part[j] = ptx::load_l2_float4(from + (i + j) * 128);
+#pragma unroll
+      for (int j = 0; j < batch; ++j) {
+        float* d = &sums[(i + j) / (acc_count / 4)][(i + j) % (acc_count / 4) * 4];
+        d[0] += part[j].x, d[1] += part[j].y, d[2] += part[j].z, d[3] += part[j].w;
       }
+    }
+  }
+
+  // Adds what the ranges after this one hold of the tile whose first k blocks, up to k_end, are in sums.
+  __device__ __forceinline__ void take(Sums& sums, int k_end) const {
+    const int clusters = static_cast<int>(gridDim.x / Shape::cluster);
+    int cta = static_cast<int>(blockIdx.x), left = Walk<C>::groups(p) - k_end / group;
+#pragma unroll 1
+    while (left > 0) {
+      cta -= Shape::cluster;
+      const int range = clusters - 1 - cta / Shape::cluster;
+      left -= Walk<C>::begin_of(p, range + 1, clusters) - Walk<C>::begin_of(p, range, clusters);
+      if (tid == 0) PartialSums{p.workspace, smem.epoch[row_warpgroup]}.await(flag(cta));
+      sync();
+      add_partial_sums(sums, partial_sums(cta));
     }
   }
 
@@ -384,28 +554,52 @@ template <GemmConfig C, class T> struct GemmConsumer {
     remote_empty = ptx::smem_address(smem.empty);
     if constexpr (tile.multicast > 1)
       remote_empty = ptx::map_to_rank(remote_empty, place.k_part * tile.multicast + (tid < tile.multicast ? tid : 0));
-    TileWalk walk = place.walk(p);
-    ptx::wait_for_predecessor();  // alpha, bias, residual and out belong to the stream's order
-    int n_tile, m_tile;
-    while (walk.next(n_tile, m_tile)) {
-      Sums sums;
-      mainloop(sums, n_tile, place.k_begin(p), place.k_end(p));
-      if constexpr (tile.split_k > 1) {
-        reduce_and_store(sums, n_tile, m_tile);
-      } else {
-        store(sums, n_tile, m_tile);
-      }
+    if (warpgroup == 0 && tid == 0) smem.sum_unit = Scale::read_unit(p.weight);
+    ptx::named_barrier_sync(15, tile.warpgroups * 128);
+    if constexpr (Shape::cluster > 1) ptx::cluster_wait();  // the other CTAs have started
+    Walk<C> walk(p);
+    ptx::wait_for_predecessor();  // alpha, bias, residual, out and the workspace belong to the stream's order
+    Segment segment;
+    bool more = walk.next(segment, place.k_part);
+    if (walk.stream_k() && k_warpgroup == 0 && tid == 0) {
+      PartialSums partial{p.workspace, 0};
+      partial.read_epoch();
+      smem.epoch[row_warpgroup] = partial.epoch;
+      if (!more || segment.k_begin == 0) partial.publish(flag(static_cast<int>(blockIdx.x)));
     }
-    if (tid == 0) ptx::bulk_wait_all();
+    bool first_segment = true;
+    while (more) {
+      Sums sums;
+      mainloop(sums, segment.n_tile, segment.k_begin, segment.k_end);
+      if constexpr (k_warpgroups > 1 && tile.split_k == 1) reduce_k_warpgroups(sums, first_segment);
+      first_segment = false;
+      if constexpr (tile.split_k > 1) {
+        reduce_and_store(sums, segment.n_tile, segment.m_tile);
+      } else if (k_warpgroups > 1 && k_warpgroup > 0) {  // the first has the sums of all
+      } else if (segment.k_begin > 0) {
+        give(sums);
+      } else {
+        if (segment.k_end < p.k_blocks) take(sums, segment.k_end);
+        store(sums, segment.n_tile, segment.m_tile);
+      }
+      more = walk.next(segment, place.k_part);
+    }
+    if (tid == 0) ptx::bulk_wait_read<0>();  // shared memory lives until the stores have read it
   }
 
  private:
-  __device__ __forceinline__ void sync() { ptx::named_barrier_sync(1 + warpgroup, 128); }
+  __device__ __forceinline__ void sync() const { ptx::named_barrier_sync(1 + warpgroup, 128); }
+  __device__ __forceinline__ int flag(int cta) const { return cta * row_warpgroups + row_warpgroup; }
+  // Of this thread: a warpgroup's partial sums are its registers, four at a time.
+  __device__ __forceinline__ float4* partial_sums(int cta) const {
+    return reinterpret_cast<float4*>(p.workspace + p.partial_sums) +
+           static_cast<int64_t>(flag(cta)) * (blocks * acc_count / 4 * 128) + tid;
+  }
   __device__ __forceinline__ int feature_of(int n_tile, int source_warpgroup, int b) const {
-    return (((n_tile * tile.multicast + place.share) * tile.warpgroups + source_warpgroup) * blocks + b) *
+    return (((n_tile * tile.multicast + place.share) * row_warpgroups + source_warpgroup) * blocks + b) *
            layout::kBlockN;
   }
-  __device__ __forceinline__ int first_feature(int n_tile, int b) const { return feature_of(n_tile, warpgroup, b); }
+  __device__ __forceinline__ int first_feature(int n_tile, int b) const { return feature_of(n_tile, row_warpgroup, b); }
 
   __device__ __forceinline__ static uint64_t descriptor(uint32_t low, uint32_t high) {
     uint64_t d;
@@ -432,28 +626,8 @@ template <GemmConfig C, class T> struct GemmConsumer {
     return zeros[n0] | static_cast<uint32_t>(zeros[n0 + 8]) << 8;
   }
 
-  // What a sum of the mainloop is multiplied by, in two steps where one number could overflow.
-  struct SumFactor {
-    float first, second;
-  };
-
-  // A sum of zero stays +0 whatever the factor's sign: the scale belongs to the products.
-  __device__ __forceinline__ static float descale(float sum, SumFactor factor) {
-    const float scaled = __fmaf_rn(sum, factor.first, 0.f);
-    if constexpr (scale_groups == 0 && ptx::is_bf16<T>) return __fmul_rn(scaled, factor.second);
-    return scaled;
-  }
-
-  __device__ __forceinline__ SumFactor sum_factor(int feature) const {
-    if constexpr (scale_groups == 0) {
-      if (feature >= p.n) return {0.f, 0.f};
-      const float scale = to_float(reinterpret_cast<const T*>(p.weight + p.column_scales)[feature]);
-      constexpr float unit = 1.0f / Dequant<T, C.format.zero_point, true>::kWeightUnit;
-      return fabsf(scale) < 1.0f ? SumFactor{scale * unit, 1.0f} : SumFactor{scale, unit};
-    } else {
-      const int exponent = reinterpret_cast<const layout::PackedHeader*>(p.weight)->scale_exponent;
-      return {__uint_as_float(static_cast<uint32_t>(127 + exponent) << 23), 1.0f};
-    }
+  __device__ __forceinline__ Scale sum_scale(int feature) const {
+    return Scale(smem.sum_unit, p.weight, p.column_scales, feature, p.n);
   }
 };
 
@@ -470,24 +644,40 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.thr
   const bool producer = warpgroup == C.tile.warpgroups;
   if (producer && warp % 4 == 0 && lane == 0) {
     for (int i = 0; i < Shape::barriers; ++i) {
-      ptx::barrier_init(ptx::smem_address(&smem.full[i]), 1);
-      ptx::barrier_init(ptx::smem_address(&smem.empty[i]), C.tile.warpgroups * C.tile.multicast);
+      ptx::barrier_init(ptx::smem_address(&smem.full[i]), Shape::producers);
+      ptx::barrier_init(ptx::smem_address(&smem.empty[i]), Shape::row_warpgroups * C.tile.multicast);
+    }
+    if constexpr (C.tile.split_k > 1) {
+      ptx::barrier_init(ptx::smem_address(&smem.sums_full), 1);
+      ptx::barrier_expect(ptx::smem_address(&smem.sums_full), Shape::slices * Shape::owned_blocks * 2048);
     }
     ptx::fence_barrier_init();
+    ptx::prefetch_tensor_map(&act_map);
+    ptx::prefetch_tensor_map(&out_map);
   }
   ptx::let_successor_launch();
-  if constexpr (Shape::cluster > 1) {
-    ptx::cluster_arrive();
-    ptx::cluster_wait();
-  } else {
-    __syncthreads();
-  }
+  __syncthreads();
+  if constexpr (Shape::cluster > 1) ptx::cluster_arrive_relaxed();
   if (producer) {
     ptx::registers_decrease<Shape::producer_registers>();
-    if (warp % 4 == 0 && lane == 0) GemmProducer<C>{&act_map, params, smem, {}, 0}.run();
+    const bool issues = warp % 4 < Shape::producers && lane == 0;
+    GemmProducer<C> ring(&act_map, params, smem, warp % 4);
+    if (issues) ring.prefill();
     __syncwarp();
+    if constexpr (Shape::cluster > 1) ptx::cluster_wait();
+    if (issues) ring.run();
+    __syncwarp();
+    // The last CTA to be dispatched moves the epoch on when every other has read it.
+    if (C.tile.split_k == 1 && params.workspace != nullptr && warp % 4 == 3 && blockIdx.x == gridDim.x - 1) {
+      ptx::wait_for_predecessor();
+      PartialSums partial{params.workspace, 0};
+      partial.read_epoch();
+      for (int flag = lane; flag < static_cast<int>(gridDim.x) * Shape::row_warpgroups; flag += 32) partial.await(flag);
+      __syncwarp();
+      if (lane == 0) partial.move_epoch();
+    }
     if constexpr (C.tile.split_k > 1) {
-      ptx::cluster_arrive();
+      ptx::cluster_arrive_relaxed();
       ptx::cluster_wait();
     }
   } else {
@@ -496,8 +686,9 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.thr
         .run();
     __syncwarp();
   }
-  if constexpr (Shape::cluster > 1) {  // no CTA leaves while another may still read or signal its shared memory
-    ptx::cluster_arrive();
+  // No CTA leaves while another may still signal its shared memory; with split_k each has waited for all it is sent.
+  if constexpr (Shape::cluster > 1 && C.tile.split_k == 1) {
+    ptx::cluster_arrive_relaxed();
     ptx::cluster_wait();
   }
 }

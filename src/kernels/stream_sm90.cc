@@ -125,6 +125,8 @@ Result<void> launch(const StreamInstance& instance, PreparedDevices& prepared, c
                        params);
 }
 
+std::string name(const StreamInstance& instance) { return kernel_name(instance.config); }
+
 Numerics numerics(const StreamInstance&) { return Numerics::kExactWeight; }
 
 }  // namespace
@@ -132,7 +134,7 @@ Numerics numerics(const StreamInstance&) { return Numerics::kExactWeight; }
 const std::vector<KernelEntry>& stream_sm90_kernels() {
   static const std::vector<KernelEntry> rows = rows_of<StreamInstance>(
       {stream_instances_bf16(), stream_instances_bf16_zp(), stream_instances_fp16(), stream_instances_fp16_zp()},
-      {numerics, why_not, estimate_us, launch});
+      {name, numerics, why_not, estimate_us, nullptr, launch});
   return rows;
 }
 

@@ -26,8 +26,8 @@ inline std::vector<FormatCase> format_cases() {
       cases.push_back({act, {.scale_dtype = scale, .zero_kind = zero, .group_size = group, .k_order = order}, fast});
     };
     for (ZeroKind zero : {ZeroKind::kNone, ZeroKind::kInt})
-      for (int group : {128, 64, kPerColumn}) add(group, zero, act, false, true);
-    for (int group : {32, 16, 48, 256}) {
+      for (int group : {128, 64, 32, kPerColumn}) add(group, zero, act, false, true);
+    for (int group : {16, 48, 256}) {
       add(group, ZeroKind::kNone, act, false, false);
       add(group, ZeroKind::kInt, act, false, false);
     }

@@ -270,7 +270,7 @@ class TruthTable : public GpuTest {};
 // The zero points of a table, or without them as many groups as make 512 input features, which rows that split k need.
 std::vector<uint32_t> zeros_of(ZeroKind zero, int group) {
   if (zero == ZeroKind::kInt) return integers_to(16);
-  return std::vector<uint32_t>(group == 64 || group == 128 ? 512 / group : 1, 0);
+  return std::vector<uint32_t>(group == kPerColumn || group < 32 ? 1 : 512 / group, 0);
 }
 
 TEST_F(TruthTable, EveryScaleZeroPointAndCode) {

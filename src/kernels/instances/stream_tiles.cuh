@@ -30,13 +30,14 @@ template <StreamConfig config> constexpr StreamInstance make_stream_instance() {
   return {config, &stream_sm90<config>, &StreamShape<config>::smem};
 }
 
-// Every tile for one type, with or without zero points: groups of 128, of 64, per column.
+// Every tile for one type, with or without zero points: groups of 128, of 64, of 32, per column.
 template <DType act, bool zero_point> std::span<const StreamInstance> stream_instances() {
   constexpr size_t tiles = std::size(kStreamTiles);
   static const auto instances = []<size_t... i>(std::index_sequence<i...>) {
-    return std::array<StreamInstance, 3 * tiles>{
+    return std::array<StreamInstance, 4 * tiles>{
         make_stream_instance<StreamConfig{kStreamTiles[i], {act, 1, zero_point}}>()...,
         make_stream_instance<StreamConfig{kStreamTiles[i], {act, 2, zero_point}}>()...,
+        make_stream_instance<StreamConfig{kStreamTiles[i], {act, 4, zero_point}}>()...,
         make_stream_instance<StreamConfig{kStreamTiles[i], {act, 0, zero_point}}>()...};
   }
   (std::make_index_sequence<tiles>{});

@@ -28,6 +28,11 @@ __device__ __forceinline__ void bulk_load(uint32_t smem, const void* gmem, uint3
       : "memory");
 }
 
+// Brings the map to where copies read it: their first use otherwise waits for memory.
+__device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
 __device__ __forceinline__ void tensor_load_2d(uint32_t smem, const CUtensorMap* map, uint32_t barrier, int c0,
                                                int c1) {
   asm volatile(
@@ -60,9 +65,6 @@ __device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.comm
 template <int pending> __device__ __forceinline__ void bulk_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
 }
-
-// Waits until all of this thread's groups have written.
-__device__ __forceinline__ void bulk_wait_all() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 // Generic writes to shared memory before it are seen by asynchronous reads after it.
 __device__ __forceinline__ void fence_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
