@@ -8,9 +8,9 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/json_text.h"
 #include "checkpoint/compressed_tensors.h"
 #include "checkpoint/int4_words.h"
-#include "checkpoint/json_text.h"
 #include "checkpoint/layers.h"
 
 namespace nybble::checkpoint {
@@ -89,7 +89,7 @@ Result<void> read_pieces(const TensorRef& tensor, const ByteProgress& progress, 
 
 Result<void> check_quantized(const QuantizedWeight& weight, const LayerInfo& layer,
                              const CompressedTensorsScheme& scheme) {
-  const std::string name = printable(layer.name);
+  const std::string name = base::printable(layer.name);
   if (weight.n != layer.n || weight.k != layer.k)
     return invalid_argument("layer {}: the quantizer returned {} x {}, but the layer is {} x {}", name, weight.n,
                             weight.k, layer.n, layer.k);

@@ -7,10 +7,10 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/json_text.h"
 #include "checkpoint/compressed_tensors_config.h"
 #include "checkpoint/format.h"
 #include "checkpoint/int4_words.h"
-#include "checkpoint/json_text.h"
 #include "checkpoint/layers.h"
 
 namespace nybble::checkpoint {
@@ -31,8 +31,8 @@ Error wrong_shape(const TensorRef& tensor, const char* type, std::vector<int64_t
 Result<TensorRef> required(const ModelFiles& model, const std::string& layer, const char* suffix) {
   const TensorRef tensor = model.find(layer + suffix);
   if (!tensor)
-    return invalid_data("{}: layer {} has {}{}, but no {}{}", model.path(), printable(layer), layer, kWeightPacked,
-                        layer, suffix);
+    return invalid_data("{}: layer {} has {}{}, but no {}{}", model.path(), base::printable(layer), layer,
+                        kWeightPacked, layer, suffix);
   return tensor;
 }
 
@@ -76,13 +76,13 @@ Result<PackedLayer> find_layer(const ModelFiles& model, const CompressedTensorsC
   }
   if (model.find(layer + ".weight"))
     return invalid_data("{}: layer {} has both a .weight and a {}; which one is meant is a guess", model.path(),
-                        printable(layer), kWeightPacked);
+                        base::printable(layer), kWeightPacked);
   if (Result<void> read = read_shape(model, layer, found); !read) return read.error();
 
   const int group_size = found.scheme.group_size;
   if (group_size != kPerColumn && found.k % group_size != 0)
     return invalid_data("{}: layer {} has k = {}, which is no multiple of config.json's group_size {}", model.path(),
-                        printable(layer), found.k, group_size);
+                        base::printable(layer), found.k, group_size);
   found.groups = group_size == kPerColumn ? 1 : found.k / group_size;
   const std::string why = group_size == kPerColumn ? fmt::format("n = {} per channel", found.n)
                                                    : fmt::format("n = {}, k = {} in groups of {} (config.json)",

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/json_text.h"
 #include "checkpoint/compressed_tensors.h"
-#include "checkpoint/json_text.h"
 #include "checkpoint/model_files.h"
 
 namespace nybble::checkpoint {
@@ -32,8 +32,8 @@ Error foreign_format(const std::string& subject, const std::string& format) {
   for (const ForeignFormat& foreign : kForeignFormats)
     if (format == foreign.name)
       return unsupported("{}: format '{}' is not read: {}", subject, foreign.name, foreign.why);
-  return unsupported("{}: format {} is not read; the one known is '{}' with 4-bit integers", subject, printable(format),
-                     kPackQuantized);
+  return unsupported("{}: format {} is not read; the one known is '{}' with 4-bit integers", subject,
+                     base::printable(format), kPackQuantized);
 }
 
 bool is_null(const nlohmann::json& object, const char* key) {
@@ -50,7 +50,7 @@ Result<bool> act_order_of(const nlohmann::json& weights, const std::string& subj
   if (word == "weight" || word == "static") return false;
   if (word == "group" || word == "dynamic") return true;
   return invalid_data("{}: weights.actorder is {}; known are null, \"weight\" and \"group\"", subject,
-                      printable(order.dump()));
+                      base::printable(order.dump()));
 }
 
 Result<int> group_size_of(const nlohmann::json& weights, const std::string& subject) {
@@ -60,7 +60,7 @@ Result<int> group_size_of(const nlohmann::json& weights, const std::string& subj
     const nlohmann::json& member = weights["group_size"];
     if (!member.is_number_integer() || member.get<double>() < -1 || member.get<double>() > kMaxGroup || member == 0)
       return invalid_data("{}: weights.group_size is {}; it must be -1, null or 1 to {}", subject,
-                          printable(member.dump()), kMaxGroup);
+                          base::printable(member.dump()), kMaxGroup);
     size = member.get<int64_t>();
   }
   const std::string strategy = string_member(weights, "strategy");
@@ -77,7 +77,7 @@ Result<int> group_size_of(const nlohmann::json& weights, const std::string& subj
   return unsupported(
       "{}: weights.strategy {} is not read; known are 'group' and 'channel'. Quantize the unquantized model "
       "again",
-      subject, printable(strategy.empty() ? "tensor" : strategy));
+      subject, base::printable(strategy.empty() ? "tensor" : strategy));
 }
 
 Result<Int4Scheme> parse_scheme(const nlohmann::json& weights, const std::string& subject) {
@@ -91,7 +91,7 @@ Result<Int4Scheme> parse_scheme(const nlohmann::json& weights, const std::string
     return unsupported(
         "{}: its weights are {} of {} bits; only 4-bit integers are read. Quantize the unquantized model "
         "again",
-        subject, printable(type), printable(bits->dump()));
+        subject, base::printable(type), base::printable(bits->dump()));
   if (const auto dynamic = weights.find("dynamic");
       dynamic != weights.end() && *dynamic != false && !dynamic->is_null())
     return invalid_data("{}: weights.dynamic must be false: weights are quantized once", subject);
@@ -164,7 +164,7 @@ Result<CompressedTensorsConfig> CompressedTensorsConfig::parse(const nlohmann::j
     return unsupported(
         "{}: quantization_status is {}, not 'compressed': the weights are not stored in 4 bits. Save the model "
         "with save_pretrained(..., save_compressed=True)",
-        subject, printable(settings["quantization_status"].dump()));
+        subject, base::printable(settings["quantization_status"].dump()));
   const auto groups = settings.find("config_groups");
   if (groups == settings.end() || !groups->is_object() || groups->empty())
     return invalid_data("{}: has no config_groups, which say how layers are quantized", subject);
@@ -218,7 +218,7 @@ Result<void> CompressedTensorsConfig::add_group(const std::string& name, const n
 Result<Int4Scheme> CompressedTensorsConfig::scheme_of(const std::string& layer) const {
   if (ignore_.names(layer) || ignore_.matches(layer))
     return invalid_data("{}: layer {} is stored packed, but config.json's ignore list says that it is not quantized",
-                        path_, printable(layer));
+                        path_, base::printable(layer));
   // The most particular way of matching decides, as in the method's own library.
   const auto by_name = [&](const Group& group) { return group.targets.names(layer); };
   const auto by_pattern = [&](const Group& group) { return group.targets.matches(layer); };
@@ -231,7 +231,7 @@ Result<Int4Scheme> CompressedTensorsConfig::scheme_of(const std::string& layer) 
         return invalid_data(
             "{}: layer {} matches both {} and {} of config.json's config_groups, which differ; say by name "
             "which one it is",
-            path_, printable(layer), printable(first->name), printable(group.name));
+            path_, base::printable(layer), base::printable(first->name), base::printable(group.name));
       if (first == nullptr) first = &group;
     }
     return first == nullptr ? std::optional<Int4Scheme>() : std::optional(first->scheme);
@@ -241,7 +241,7 @@ Result<Int4Scheme> CompressedTensorsConfig::scheme_of(const std::string& layer) 
     if (*chosen) return **chosen;
   }
   return invalid_data("{}: layer {} is stored packed, but no target of config.json's config_groups matches it", path_,
-                      printable(layer));
+                      base::printable(layer));
 }
 
 }  // namespace nybble::checkpoint

@@ -1,7 +1,7 @@
 // The list of formats, most particular first, and the door to all of them.
 #include "base/error.h"
+#include "base/json_text.h"
 #include "checkpoint/format.h"
-#include "checkpoint/json_text.h"
 
 namespace nybble::checkpoint {
 namespace {
@@ -25,7 +25,7 @@ Result<const Format*> find_format(const ModelFiles& model) {
     return unsupported(
         "{}: config.json says that it is quantized with {}; known formats are {}. Start from the model's "
         "unquantized weights instead",
-        model.path(), method.empty() ? "an unnamed method" : printable(method), known);
+        model.path(), method.empty() ? "an unnamed method" : base::printable(method), known);
   return unsupported("{}: its tensors belong to a quantization format that no config.json names; known formats are {}",
                      model.path(), known);
 }

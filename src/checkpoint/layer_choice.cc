@@ -4,7 +4,7 @@
 #include <cctype>
 
 #include "base/error.h"
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 #include "checkpoint/layers.h"
 #include "checkpoint/name_pattern.h"
 
@@ -94,7 +94,7 @@ Result<void> check_group_fits(const std::vector<LayerInfo>& layers, int group_si
   for (const LayerInfo& layer : layers) {
     if (layer.k % group_size == 0 || ++count > kShown) continue;
     const std::string fitting = fitting_groups(layer.k);
-    misfits += fmt::format("; {} has k = {}: {} or per column", printable(layer.name), layer.k,
+    misfits += fmt::format("; {} has k = {}: {} or per column", base::printable(layer.name), layer.k,
                            fitting.empty() ? "no multiple of 16" : fitting);
   }
   if (count == 0) return {};

@@ -4,7 +4,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 
 namespace nybble::checkpoint {
 namespace {
@@ -77,10 +77,10 @@ Result<const LayerInfo*> LayerCheckpoint::find(const std::string& layer, bool qu
   const auto at = std::lower_bound(layers_.begin(), layers_.end(), layer,
                                    [](const LayerInfo& info, const std::string& wanted) { return info.name < wanted; });
   if (at == layers_.end() || at->name != layer)
-    return invalid_argument("{}: has no linear layer {}; layers() lists all {}", model_->path(), printable(layer),
+    return invalid_argument("{}: has no linear layer {}; layers() lists all {}", model_->path(), base::printable(layer),
                             layers_.size());
   if (at->quantized != quantized)
-    return invalid_argument("{}: layer {} is {}quantized; read it with {}", model_->path(), printable(layer),
+    return invalid_argument("{}: layer {} is {}quantized; read it with {}", model_->path(), base::printable(layer),
                             at->quantized ? "" : "not ", at->quantized ? "read_quantized()" : "read_dense()");
   return &*at;
 }

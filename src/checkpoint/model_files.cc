@@ -11,7 +11,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 
 namespace nybble::checkpoint {
 namespace {
@@ -32,7 +32,7 @@ Result<std::optional<uint64_t>> read_total_size(const nlohmann::json& document, 
   const auto total = metadata->find("total_size");
   if (total == metadata->end()) return std::optional<uint64_t>();
   const double value = total->is_number() ? total->get<double>() : -1;
-  if (!(value >= 0 && value <= static_cast<double>(kMaxExactInteger)) ||
+  if (!(value >= 0 && value <= static_cast<double>(base::kMaxExactInteger)) ||
       value != static_cast<double>(static_cast<uint64_t>(value)))
     return invalid_data("{}: metadata.total_size must be a whole number from 0 to 2^53", path);
   return std::optional<uint64_t>(static_cast<uint64_t>(value));
@@ -42,7 +42,7 @@ Result<Index> read_index(const base::File& file) {
   const std::string& path = file.path();
   const Result<std::string> text = base::read_file(file, kMaxHeaderBytes);
   if (!text) return text.error();
-  Result<nlohmann::json> document = parse_json(*text, path, {});
+  Result<nlohmann::json> document = base::parse_json(*text, path, {});
   if (!document) return document.error();
   if (!document->is_object()) return invalid_data("{}: must be one object", path);
   const auto map = document->find("weight_map");
@@ -52,16 +52,17 @@ Result<Index> read_index(const base::File& file) {
   if (map->size() > kMaxTensors) return invalid_data("{}: weight_map lists more than {} tensors", path, kMaxTensors);
   Index index;
   for (const auto& [tensor, shard] : map->items()) {
-    if (has_control_character(tensor))
-      return invalid_data("{}: weight_map: the name {} holds a control character", path, printable(tensor));
-    if (!shard.is_string()) return invalid_data("{}: weight_map: the file of {} is no string", path, printable(tensor));
+    if (base::has_control_character(tensor))
+      return invalid_data("{}: weight_map: the name {} holds a control character", path, base::printable(tensor));
+    if (!shard.is_string())
+      return invalid_data("{}: weight_map: the file of {} is no string", path, base::printable(tensor));
     const std::string& name = shard.get_ref<const std::string&>();
     if (!base::is_plain_name(name))
       return invalid_data("{}: weight_map: the file of {} is {}; only plain file names within the folder are followed",
-                          path, printable(tensor), printable(name));
+                          path, base::printable(tensor), base::printable(name));
     if (!name.ends_with(".safetensors"))
       return invalid_data("{}: weight_map: the file of {} is {}; only .safetensors files are read", path,
-                          printable(tensor), printable(name));
+                          base::printable(tensor), base::printable(name));
     index.shards[name].push_back(tensor);
     if (index.shards.size() > kMaxShards)
       return invalid_data("{}: weight_map names more than {} files", path, kMaxShards);
@@ -81,7 +82,7 @@ std::string string_member(const nlohmann::json& object, const char* key) {
 }
 
 std::string TensorRef::where() const {
-  return fmt::format("{}: tensor {}", shard->file().path(), printable(info->name));
+  return fmt::format("{}: tensor {}", shard->file().path(), base::printable(info->name));
 }
 
 Result<std::vector<std::byte>> TensorRef::read_all() const {
@@ -159,13 +160,13 @@ Result<void> ModelFiles::open_index() {
     for (const std::string& tensor : tensors)
       if (shard.find(tensor) == nullptr)
         return invalid_data("{}: weight_map: tensor {} should be in {}, but is not there", file->path(),
-                            printable(tensor), name);
+                            base::printable(tensor), name);
     if (shard.tensors().size() != tensors.size()) {
       const std::set<std::string> listed(tensors.begin(), tensors.end());
       for (const TensorInfo& tensor : shard.tensors())
         if (!listed.contains(tensor.name))
           return invalid_data("{}: tensor {} is in this file, but {} does not say so", shard.file().path(),
-                              printable(tensor.name), kIndexFile);
+                              base::printable(tensor.name), kIndexFile);
     }
     for (const TensorInfo& tensor : shard.tensors()) total += tensor.size_bytes();
   }
@@ -206,7 +207,7 @@ Result<void> ModelFiles::read_config() {
   Result<std::string> text = base::read_file(*file, kMaxConfigBytes);
   if (!text) return text.error();
   constexpr int kMaxConfigDepth = 64;
-  Result<nlohmann::json> config = parse_json(*text, file->path(), {.max_depth = kMaxConfigDepth});
+  Result<nlohmann::json> config = base::parse_json(*text, file->path(), {.max_depth = kMaxConfigDepth});
   if (!config) return config.error();
   if (!config->is_object()) return invalid_data("{}: must be one object", file->path());
   config_text_ = std::move(*text);

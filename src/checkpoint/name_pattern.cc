@@ -1,7 +1,7 @@
 #include "checkpoint/name_pattern.h"
 
 #include "base/error.h"
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 
 namespace nybble::checkpoint {
 namespace {
@@ -20,7 +20,7 @@ constexpr size_t kMaxPatternBytes = 2048;
 
 Result<NamePattern> NamePattern::compile(const std::string& text) {
   if (text.size() > kMaxPatternBytes)
-    return invalid_argument("the regular expression {} has {} bytes; at most {} are allowed", printable(text),
+    return invalid_argument("the regular expression {} has {} bytes; at most {} are allowed", base::printable(text),
                             text.size(), kMaxPatternBytes);
   NamePattern pattern;
   pattern.text_ = text;
@@ -28,8 +28,8 @@ Result<NamePattern> NamePattern::compile(const std::string& text) {
     pattern.regex_ = std::regex(text, std::regex_constants::ECMAScript | kBounded);
   } catch (const std::regex_error& error) {
     return invalid_argument(
-        "{} is no regular expression that nybble can use (ECMAScript syntax, no back references): {}", printable(text),
-        error.what());
+        "{} is no regular expression that nybble can use (ECMAScript syntax, no back references): {}",
+        base::printable(text), error.what());
   }
   return pattern;
 }

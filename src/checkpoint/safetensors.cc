@@ -9,7 +9,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/hash.h"
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 
 namespace nybble::checkpoint {
 namespace {
@@ -97,11 +97,11 @@ class HeaderReader {
   bool number_integer(int64_t) { return number_expected() && fail("{} is negative", field_words()); }
   bool number_float(double, const std::string& text) {
     return number_expected() &&
-           fail("{} holds {}; only whole numbers up to 2^53 have a meaning", field_words(), printable(text));
+           fail("{} holds {}; only whole numbers up to 2^53 have a meaning", field_words(), base::printable(text));
   }
   bool number_unsigned(uint64_t value) {
     if (!number_expected()) return false;
-    if (value > static_cast<uint64_t>(kMaxExactInteger))
+    if (value > static_cast<uint64_t>(base::kMaxExactInteger))
       return fail("{} holds {}, more than 2^53", field_words(), value);
     if (place_ == Place::kShape) {
       if (tensor_.shape.size() == kMaxRank) return fail("shape has more than {} dimensions", kMaxRank);
@@ -123,7 +123,7 @@ class HeaderReader {
         tensor_.type = row.type;
         return true;
       }
-      return fail("dtype {} is unknown", printable(value));
+      return fail("dtype {} is unknown", base::printable(value));
     }
     return unexpected("a string");
   }
@@ -158,15 +158,15 @@ class HeaderReader {
                    : key_ == "data_offsets" ? &seen_offsets_
                                             : nullptr;
       if (seen == nullptr)
-        return fail("has the unknown key {}; known are dtype, shape and data_offsets", printable(key_));
+        return fail("has the unknown key {}; known are dtype, shape and data_offsets", base::printable(key_));
       if (std::exchange(*seen, true)) return fail("has {} twice", key_);
       return true;
     }
     if (place_ == Place::kTop) name_byte_ = position();
     const char* kind = place_ == Place::kTop ? "a tensor's name" : "a key of __metadata__";
-    if (key_.size() > kMaxNameBytes)
-      return fail("{} has {} bytes; at most {} are allowed", kind, key_.size(), kMaxNameBytes);
-    if (has_control_character(key_)) return fail("{} holds a control character: {}", kind, printable(key_));
+    if (key_.size() > base::kMaxNameBytes)
+      return fail("{} has {} bytes; at most {} are allowed", kind, key_.size(), base::kMaxNameBytes);
+    if (base::has_control_character(key_)) return fail("{} holds a control character: {}", kind, base::printable(key_));
     if (place_ == Place::kTop && key_.empty()) return fail("a tensor's name is empty");
     return true;
   }
@@ -197,7 +197,7 @@ class HeaderReader {
     return true;
   }
   bool parse_error(size_t, const std::string&, const nlohmann::json::exception& error) {
-    return fail("is not valid JSON: {}", parse_error_words(error));
+    return fail("is not valid JSON: {}", base::parse_error_words(error));
   }
 
  private:
@@ -212,9 +212,9 @@ class HeaderReader {
       case Place::kOutside:
         return fail("must be one object, not {}", found);
       case Place::kTop:
-        return fail("the entry {} is {}; it must be an object", printable(key_), found);
+        return fail("the entry {} is {}; it must be an object", base::printable(key_), found);
       case Place::kMetadata:
-        return fail("the value of {} in __metadata__ is {}; it must be a string", printable(key_), found);
+        return fail("the value of {} in __metadata__ is {}; it must be a string", base::printable(key_), found);
       case Place::kTensor:
         return fail("{} is {}; it must be {}", key_, found, key_ == "dtype" ? "a string" : "an array of whole numbers");
       case Place::kShape:
@@ -225,7 +225,7 @@ class HeaderReader {
   }
   template <class... Args> bool fail(fmt::format_string<Args...> text, Args&&... args) {
     const bool in_tensor = place_ == Place::kTensor || place_ == Place::kShape || place_ == Place::kOffsets;
-    const std::string subject = in_tensor ? "tensor " + printable(tensor_.name) + ": " : "";
+    const std::string subject = in_tensor ? "tensor " + base::printable(tensor_.name) + ": " : "";
     error_ = invalid_data("{}: header, byte {}: {}{}", path_, position(), subject,
                           fmt::format(text, std::forward<Args>(args)...));
     return false;
@@ -251,11 +251,11 @@ Result<uint64_t> checked_size_bytes(const TensorInfo& tensor, const std::string&
   for (const int64_t dim : tensor.shape)
     if (__builtin_mul_overflow(bits, static_cast<uint64_t>(dim), &bits))
       return invalid_data("{}: header, byte {}: tensor {}: the size of shape {} in {} overflows 64 bits", path,
-                          tensor.header_byte, printable(tensor.name), shape_text(tensor.shape),
+                          tensor.header_byte, base::printable(tensor.name), shape_text(tensor.shape),
                           tensor_type_name(tensor.type));
   if (bits % 8 != 0)
     return invalid_data("{}: header, byte {}: tensor {}: shape {} in {} is no whole number of bytes", path,
-                        tensor.header_byte, printable(tensor.name), shape_text(tensor.shape),
+                        tensor.header_byte, base::printable(tensor.name), shape_text(tensor.shape),
                         tensor_type_name(tensor.type));
   return bits / 8;
 }
@@ -327,7 +327,7 @@ Result<SafetensorsFile> SafetensorsFile::open(base::File file) {
     if (opened.tensors_[i - 1].name == opened.tensors_[i].name)
       return invalid_data("{}: header, byte {}: tensor {} stands twice in the header", f.path(),
                           std::max(opened.tensors_[i - 1].header_byte, opened.tensors_[i].header_byte),
-                          printable(opened.tensors_[i].name));
+                          base::printable(opened.tensors_[i].name));
   if (Result<void> checked = opened.check_layout(); !checked) return checked.error();
   return opened;
 }
@@ -347,7 +347,7 @@ Result<void> SafetensorsFile::check_layout() const {
   for (const uint32_t i : order) {
     const TensorInfo& tensor = tensors_[i];
     const std::string subject =
-        fmt::format("{}: header, byte {}: tensor {}", path, tensor.header_byte, printable(tensor.name));
+        fmt::format("{}: header, byte {}: tensor {}", path, tensor.header_byte, base::printable(tensor.name));
     if (tensor.end < tensor.begin)
       return invalid_data("{}: data_offsets run backwards, from {} to {}", subject, tensor.begin, tensor.end);
     const Result<uint64_t> size = checked_size_bytes(tensor, path);
@@ -360,7 +360,7 @@ Result<void> SafetensorsFile::check_layout() const {
                           filled);
     if (tensor.begin < filled)
       return invalid_data("{}: begins at data byte {}, inside tensor {}, which ends at {}", subject, tensor.begin,
-                          printable(before->name), filled);
+                          base::printable(before->name), filled);
     if (tensor.end > data_bytes)
       return invalid_data("{}: ends at data byte {} (file byte {}), but the file ends at byte {}: it is cut off",
                           subject, tensor.end, data_begin_ + tensor.end, file_.size());

@@ -4,7 +4,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 
 namespace nybble::checkpoint {
 namespace {

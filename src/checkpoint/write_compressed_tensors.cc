@@ -10,10 +10,10 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json_text.h"
 #include "checkpoint/compressed_shard.h"
 #include "checkpoint/compressed_tensors.h"
 #include "checkpoint/format.h"
-#include "checkpoint/json_text.h"
 #include "checkpoint/layer_choice.h"
 #include "checkpoint/layers.h"
 #include "checkpoint/model_files.h"
@@ -162,7 +162,7 @@ class OtherFiles {
     return copy(*folder, within + name + '/', depth + 1);
   }
   void leave_out(const std::string& name, std::string_view why) {
-    left_out_.push_back(fmt::format("{} ({})", printable(name), why));
+    left_out_.push_back(fmt::format("{} ({})", base::printable(name), why));
   }
 
   const base::Directory& out_;
@@ -225,7 +225,7 @@ class ModelWriter {
       for (const char* suffix : {kWeightPacked, kWeightScale, kWeightShape, kWeightZeroPoint, kWeightGroupIndex})
         if (const TensorRef taken = model_->find(layer.name + suffix))
           return unsupported("{}: has a name that the quantized form of layer {} needs; exclude the layer",
-                             taken.where(), printable(layer.name));
+                             taken.where(), base::printable(layer.name));
     return {};
   }
 

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 #include "checkpoint/model_building.h"
 #include "support/temp_folder.h"
 
@@ -210,23 +210,7 @@ TEST(ModelFiles, RefusesHostileConfigurations) {
     EXPECT_THAT(model.error().message, HasSubstr(words));
   }
   // Siblings of one depth may share keys.
-  EXPECT_TRUE(parse_json(R"({"a":{"k":1},"b":{"k":2},"c":[{"k":1},{"k":1}]})", "x", {}));
-}
-
-TEST(JsonText, BoundsTheNumberOfValues) {
-  std::string text = "[";
-  for (int i = 0; i < 100; ++i) text += "[],";
-  text += "0]";
-  EXPECT_TRUE(parse_json(text, "x", {.max_values = 400}));
-  EXPECT_THAT(parse_json(text, "x", {.max_values = 100}).error().message, HasSubstr("more than 100 JSON values"));
-}
-
-TEST(JsonText, PrintsUntrustedText) {
-  EXPECT_EQ(printable("plain"), "'plain'");
-  EXPECT_EQ(printable("a\x1b[31m\n\x7f"), "'a\\x1b[31m\\x0a\\x7f'");
-  EXPECT_EQ(printable(std::string(101, 'a')), "'" + std::string(100, 'a') + "...'");
-  EXPECT_EQ(printable(std::string(99, 'a') + "\xc3\xa9"),
-            "'" + std::string(99, 'a') + "...'");  // no half of a character
+  EXPECT_TRUE(base::parse_json(R"({"a":{"k":1},"b":{"k":2},"c":[{"k":1},{"k":1}]})", "x", {}));
 }
 
 }  // namespace

@@ -1,14 +1,15 @@
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
 #include <set>
 #include <vector>
 
 #include "base/error.h"
 
-namespace nybble::checkpoint {
+namespace nybble::base {
 namespace {
 
 // Thrown out of the library's parser, which offers no other way to stop it; caught in parse_json.
@@ -104,9 +105,13 @@ Result<nlohmann::json> parse_json(std::string_view text, const std::string& what
                                  });
   } catch (const Stopped& stopped) {
     return stopped.error;
+  } catch (const nlohmann::json::parse_error& error) {
+    const auto line = 1 + std::count(text.begin(), text.begin() + std::min(error.byte, text.size()), '\n');
+    return invalid_data("{}: is not valid JSON{}: {}", what, line > 1 ? fmt::format(" at line {}", line) : "",
+                        parse_error_words(error));
   } catch (const nlohmann::json::exception& error) {
     return invalid_data("{}: is not valid JSON: {}", what, parse_error_words(error));
   }
 }
 
-}  // namespace nybble::checkpoint
+}  // namespace nybble::base

@@ -8,7 +8,7 @@
 
 #include "nybble/result.h"
 
-namespace nybble::checkpoint {
+namespace nybble::base {
 
 inline constexpr int64_t kMaxExactInteger = int64_t{1} << 53;  // what every JSON reader agrees on
 inline constexpr size_t kMaxNameBytes = 4096;
@@ -30,4 +30,4 @@ Result<nlohmann::json> parse_json(std::string_view text, const std::string& what
 // The words of a parse error of the JSON library, without its number and place.
 std::string parse_error_words(const nlohmann::json::exception& error);
 
-}  // namespace nybble::checkpoint
+}  // namespace nybble::base
