@@ -38,10 +38,12 @@ std::string cpu_features() {
 }
 
 // One line and one JSON object for each usual problem.
-void explain_device(const Device& device, std::string& text, Json& json) {
+void explain_device(const Device& device, const std::optional<TuningTable>& given, std::string& text, Json& json) {
+  PlanOptions options;
+  if (given && given->made_for(device)) options.table = given;
   json = Json::array();
   for (const char* problem : kProblems) {
-    const Result<Plan> plan = make_plan(*parse_problem(problem), device);
+    const Result<Plan> plan = make_plan(*parse_problem(problem), device, options);
     text += fmt::format("  {:<28} {}\n", problem, plan ? plan->kernel() : plan.error().message);
     json.push_back({{"problem", problem},
                     {"kernel", plan ? Json(plan->kernel()) : Json(nullptr)},
@@ -49,7 +51,19 @@ void explain_device(const Device& device, std::string& text, Json& json) {
   }
 }
 
-int run(const Output& output) {
+// What a table can be used for here.
+std::string table_text(const TuningTable& table, const char* name, Json& json) {
+  const std::vector<std::string> unknown = table.unknown_kernels();
+  json = {{"device", table.device()}, {"problems", table.num_problems()}, {"unknown_kernels", unknown}};
+  if (table.empty()) return fmt::format("{} holds no measurements: the cost model chooses alone.\n", name);
+  std::string text = fmt::format("{} holds {} problems measured on {}.\n", name, table.num_problems(), table.device());
+  if (!unknown.empty())
+    text += fmt::format("{} of its kernels are not in this library, so their times are ignored: tune anew.\n",
+                        unknown.size());
+  return text;
+}
+
+int run(const TableOption& table_option, const Output& output) {
   Json document = {{"ok", true}, {"version", bench::kVersion}, {"commit", bench::kCommit}};
   std::string text = fmt::format("nybble {} ({})\n", bench::kVersion, bench::kCommit);
 
@@ -102,12 +116,16 @@ int run(const Output& output) {
       {"name", runtime::cpu_model()}, {"threads", base::default_threads()}, {"features", cpu_features()}};
 
   text += fmt::format("\n{}", advice);
+  Result<std::optional<TuningTable>> given = table_option.load();
+  if (!given) return output.fail(given.error());
   if (gpu) {
     text += fmt::format("\nOn {}:\n", gpu->name);
-    explain_device(*gpu, text, document["on_gpu"]);
+    explain_device(*gpu, *given, text, document["on_gpu"]);
   }
   text += "\nOn the CPU:\n";
-  explain_device(Device::cpu(), text, document["on_cpu"]);
+  explain_device(Device::cpu(), *given, text, document["on_cpu"]);
+  const TuningTable table = *given ? **given : shipped_tuning_table(gpu ? *gpu : Device::h200());
+  text += "\n" + table_text(table, *given ? "The table given" : "The table that ships", document["table"]);
   document["advice"] = advice;
   output.text("{}", text);
   return output.finish(document, kOk);
@@ -116,9 +134,11 @@ int run(const Output& output) {
 }  // namespace
 
 Run add_doctor(CLI::App& app, Output& output) {
+  auto table = std::make_shared<TableOption>();
+  table->add_to(app);
   output.add_json_flag(app);
   app.footer(kExample);
-  return [&output] { return run(output); };
+  return [table, &output] { return run(*table, output); };
 }
 
 }  // namespace nybble::cli

@@ -38,4 +38,17 @@ Exit DeviceOption::exit_for_open(const Error& error) const {
   return error.code == ErrorCode::kUnsupported ? kWorldFailed : exit_for(error);
 }
 
+void TableOption::add_to(CLI::App& verb) {
+  verb.add_option("--table", file, "Choose by the times in this file of `nybble tune`; none: by the cost model alone")
+      ->type_name("FILE");
+}
+
+Result<std::optional<TuningTable>> TableOption::load() const {
+  if (file.empty()) return std::optional<TuningTable>();
+  if (file == "none") return std::optional(TuningTable());
+  Result<TuningTable> table = load_tuning_table(file);
+  if (!table) return table.error();
+  return std::optional(std::move(*table));
+}
+
 }  // namespace nybble::cli

@@ -1,10 +1,12 @@
 // Options that several verbs take, from text to value.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "cli/output.h"
 #include "nybble/launch.h"
+#include "nybble/tuning.h"
 #include "nybble/types.h"
 
 namespace nybble::cli {
@@ -24,6 +26,14 @@ struct DeviceOption {
   Result<Device> open() const;
   // The exit code for an error of open(): a GPU that is not there is the world's fault, not the request's.
   Exit exit_for_open(const Error& error) const;
+};
+
+// --table: measured times to choose kernels by, instead of those that ship.
+struct TableOption {
+  std::string file;  // a file of `nybble tune`, "none" for the cost model alone, or empty: what ships
+
+  void add_to(CLI::App& verb);
+  Result<std::optional<TuningTable>> load() const;
 };
 
 }  // namespace nybble::cli

@@ -183,11 +183,24 @@ nybble_status nybble_device_h200(nybble_device** out);  // a description to plan
 const char* nybble_device_name(const nybble_device* device);
 void nybble_device_destroy(nybble_device* device);
 
+// Measured times to choose kernels by, as `nybble tune` writes them.
+typedef struct nybble_tuning_table nybble_tuning_table;
+
+nybble_status nybble_tuning_table_load(const char* path, nybble_tuning_table** out);
+// Without measurements: plans made with it rest on the cost model alone.
+nybble_status nybble_tuning_table_empty(nybble_tuning_table** out);
+size_t nybble_tuning_table_num_problems(const nybble_tuning_table* table);
+// Kernels it names and this library lacks, because it is of another version; their times are ignored.
+size_t nybble_tuning_table_num_unknown(const nybble_tuning_table* table);
+void nybble_tuning_table_destroy(nybble_tuning_table* table);
+
 typedef struct nybble_plan_options {
   size_t size;
   const char* kernel;  // force this kernel by name; NULL: choose
   int32_t no_pdl;      // not 0: a launch waits for its predecessor's end (no programmatic dependent launch)
   int32_t reserved;
+  const nybble_tuning_table*
+      table;  // choose by it, on the device it was measured on; NULL: by what ships for the device
 } nybble_plan_options;
 
 // An immutable choice. It keeps nothing of the problem, device and options that it was made from.

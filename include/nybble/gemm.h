@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "nybble/launch.h"
+#include "nybble/tuning.h"
 #include "nybble/weight.h"
 
 #pragma GCC visibility push(default)
@@ -17,6 +19,8 @@ class Plan;
 struct PlanOptions {
   std::string kernel;  // force this kernel by name; empty: choose
   bool pdl = true;     // launch so that it may overlap its predecessor's end (programmatic dependent launch)
+  // Measured times to choose by; unset: those that ship for this device; an empty table: the cost model alone.
+  std::optional<TuningTable> table;
 };
 
 Result<Plan> make_plan(const Problem& problem, const Device& device, const PlanOptions& options = {});
@@ -58,12 +62,18 @@ std::string to_string(const Plan& plan);
 struct KernelVerdict {
   std::string kernel;
   bool fits = false;
-  std::string reason;       // why not, and what would help; empty when it fits
-  double estimated_us = 0;  // the cost model's figure when it fits; 0 where there is none
+  std::string reason;  // why not, and what would help; empty when it fits
+  // When it fits:
+  double estimated_us = 0;            // by the cost model; 0 where there is none
+  std::optional<double> measured_us;  // by the table, for exactly this problem
+  double expected_us = 0;             // what it is chosen by: measured, or estimated and corrected by the table
 };
 
-// Every kernel of the library, in the order of the registry, judged for this problem and device.
-std::vector<KernelVerdict> explain_kernels(const Problem& problem, const Device& device);
+// Every kernel of the library, in the order of the registry, judged for this problem and device. make_plan chooses, of
+// the kernels that fit, the one expected to take least; where some are measured, only of these. Of the options only the
+// table counts here, and one that was not made for the device is left aside.
+std::vector<KernelVerdict> explain_kernels(const Problem& problem, const Device& device,
+                                           const PlanOptions& options = {});
 
 }  // namespace nybble
 #pragma GCC visibility pop

@@ -21,6 +21,9 @@ struct nybble_packed {
 struct nybble_device {
   nybble::Device value;
 };
+struct nybble_tuning_table {
+  nybble::TuningTable value;
+};
 struct nybble_plan {
   nybble::Plan value;
 };
@@ -569,6 +572,31 @@ const char* nybble_device_name(const nybble_device* device) {
 
 void nybble_device_destroy(nybble_device* device) { delete device; }
 
+nybble_status nybble_tuning_table_load(const char* path, nybble_tuning_table** out) {
+  return guarded([&]() -> Result<void> {
+    if (Result<void> given = check_given(out, "out"); !given) return given;
+    if (Result<void> given = check_given(path, "path"); !given) return given;
+    return hand_out(load_tuning_table(path), out);
+  });
+}
+
+nybble_status nybble_tuning_table_empty(nybble_tuning_table** out) {
+  return guarded([&]() -> Result<void> {
+    if (Result<void> given = check_given(out, "out"); !given) return given;
+    return hand_out(Result<TuningTable>(TuningTable()), out);
+  });
+}
+
+size_t nybble_tuning_table_num_problems(const nybble_tuning_table* table) {
+  return table != nullptr ? table->value.num_problems() : 0;
+}
+
+size_t nybble_tuning_table_num_unknown(const nybble_tuning_table* table) {
+  return table != nullptr ? table->value.unknown_kernels().size() : 0;
+}
+
+void nybble_tuning_table_destroy(nybble_tuning_table* table) { delete table; }
+
 nybble_status nybble_plan_create(const nybble_problem* problem, const nybble_device* device,
                                  const nybble_plan_options* options, nybble_plan** out) {
   return guarded([&]() -> Result<void> {
@@ -581,6 +609,7 @@ nybble_status nybble_plan_create(const nybble_problem* problem, const nybble_dev
       const Result<nybble_plan_options> known_options = read(options, "options");
       if (!known_options) return known_options.error();
       plan_options = {.kernel = name_of(known_options->kernel), .pdl = known_options->no_pdl == 0};
+      if (known_options->table != nullptr) plan_options.table = known_options->table->value;
     }
     return hand_out(make_plan(*known, device->value, plan_options), out);
   });

@@ -1,7 +1,9 @@
 // make_plan and explain_kernels: the registry's rows, judged for one problem.
-#include <limits>
+#include <algorithm>
+#include <numeric>
 
 #include "base/error.h"
+#include "dispatch/tuning_data.h"
 #include "layout/blob.h"
 #include "nybble/gemm.h"
 #include "registry/registry.h"
@@ -47,18 +49,40 @@ const KernelEntry* find(const std::string& name) {
   return nullptr;
 }
 
-KernelVerdict judge(const KernelEntry& entry, const Problem& problem, const Device& device) {
+KernelVerdict judge(const KernelEntry& entry, const Problem& problem, const Device& device,
+                    const Expectations& expectations) {
   KernelVerdict verdict{.kernel = entry.name, .reason = entry.why_not(problem, device)};
   verdict.fits = verdict.reason.empty();
-  if (verdict.fits) verdict.estimated_us = entry.estimate_us(problem, device);
+  if (!verdict.fits) return verdict;
+  verdict.estimated_us = entry.estimate_us(problem, device);
+  const Expectations::Expectation expectation = expectations.expect(entry.name, verdict.estimated_us);
+  verdict.expected_us = expectation.us;
+  if (expectation.measured) verdict.measured_us = expectation.us;
   return verdict;
+}
+
+// Whether `a` is chosen rather than `b`. What was measured is believed before what was estimated.
+bool better(const KernelVerdict& a, const KernelVerdict& b) {
+  if (a.fits != b.fits) return a.fits;
+  if (a.measured_us.has_value() != b.measured_us.has_value()) return a.measured_us.has_value();
+  return a.expected_us < b.expected_us;
+}
+
+std::string expectation_text(const KernelVerdict& verdict) {
+  if (verdict.measured_us) return fmt::format("measured {:.1f} us", *verdict.measured_us);
+  if (verdict.expected_us == verdict.estimated_us) return fmt::format("{:.1f} us", verdict.estimated_us);
+  return fmt::format("{:.1f} us, {:.1f} before correction by measurements nearby", verdict.expected_us,
+                     verdict.estimated_us);
 }
 
 }  // namespace
 
-std::vector<KernelVerdict> explain_kernels(const Problem& problem, const Device& device) {
+std::vector<KernelVerdict> explain_kernels(const Problem& problem, const Device& device, const PlanOptions& options) {
+  TuningTable table = options.table ? *options.table : shipped_tuning_table(device);
+  if (!table.made_for(device)) table = {};
+  const Expectations expectations(table, problem, device);
   std::vector<KernelVerdict> verdicts;
-  for (const KernelEntry& entry : registry()) verdicts.push_back(judge(entry, problem, device));
+  for (const KernelEntry& entry : registry()) verdicts.push_back(judge(entry, problem, device, expectations));
   return verdicts;
 }
 
@@ -83,27 +107,22 @@ Result<Plan> make_plan(const Problem& problem, const Device& device, const PlanO
     plan.why_ = "nothing to compute";
     return plan;
   } else {
-    const std::vector<KernelVerdict> verdicts = explain_kernels(problem, device);
-    size_t best = verdicts.size(), second = verdicts.size(), refused = 0;
-    const auto faster = [&](size_t a, size_t b) {
-      return b == verdicts.size() || verdicts[a].estimated_us < verdicts[b].estimated_us;
-    };
-    for (size_t i = 0; i < verdicts.size(); ++i) {
-      if (!verdicts[i].fits) {
-        ++refused;
-      } else if (faster(i, best)) {
-        second = best;
-        best = i;
-      } else if (faster(i, second)) {
-        second = i;
-      }
-    }
-    if (best == verdicts.size())
+    if (options.table && !options.table->made_for(device))
+      return invalid_argument(
+          "the tuning table was measured on '{}', the plan is for '{}'{}: tune on this device, or leave the table out",
+          options.table->device(), tuned_device_name(device),
+          device.kind == DeviceKind::kCpu ? " with another number of threads, or another CPU" : "");
+    const std::vector<KernelVerdict> verdicts = explain_kernels(problem, device, options);
+    std::vector<size_t> order(verdicts.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return better(verdicts[a], verdicts[b]); });
+    const KernelVerdict &best = verdicts[order[0]], &second = verdicts[order[1]];  // the reference makes them two
+    if (!best.fits)
       return unsupported("no kernel for '{}' on {}:{}", to_string(problem), device.name, summary_of(verdicts));
-    plan.entry_ = &registry()[best];
-    plan.why_ = fmt::format("lowest estimate, {:.1f} us", verdicts[best].estimated_us);
-    if (second < verdicts.size())
-      plan.why_ += fmt::format("; next {}, {:.1f} us", verdicts[second].kernel, verdicts[second].estimated_us);
+    plan.entry_ = &registry()[order[0]];
+    plan.why_ = best.measured_us ? expectation_text(best) : "lowest estimate, " + expectation_text(best);
+    if (second.fits) plan.why_ += fmt::format("; next {}, {}", second.kernel, expectation_text(second));
+    const auto refused = std::count_if(verdicts.begin(), verdicts.end(), [](const auto& v) { return !v.fits; });
     plan.why_ += fmt::format("; {} of {} kernels cannot do it", refused, verdicts.size());
   }
   plan.workspace_bytes_ = plan.entry_->workspace_bytes(problem, device);

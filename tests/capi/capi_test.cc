@@ -12,6 +12,7 @@
 #include "nybble/gemm.h"
 #include "nybble/pack.h"
 #include "nybble/quantize.h"
+#include "support/temp_folder.h"
 #include "support/weights.h"
 
 namespace nybble {
@@ -24,6 +25,7 @@ struct Destroy {
   void operator()(nybble_weight* handle) const { nybble_weight_destroy(handle); }
   void operator()(nybble_packed* handle) const { nybble_packed_destroy(handle); }
   void operator()(nybble_device* handle) const { nybble_device_destroy(handle); }
+  void operator()(nybble_tuning_table* handle) const { nybble_tuning_table_destroy(handle); }
   void operator()(nybble_plan* handle) const { nybble_plan_destroy(handle); }
 };
 template <class Handle> using Owned = std::unique_ptr<Handle, Destroy>;
@@ -235,6 +237,32 @@ TEST_F(CApiLaunch, KernelsAreForcedByName) {
   EXPECT_EQ(none, nullptr);
 }
 
+TEST_F(CApiLaunch, PlansAreMadeByTheTableGiven) {
+  const auto empty = made<nybble_tuning_table>(nybble_tuning_table_empty);
+  nybble_plan_options options{.size = sizeof options, .table = empty.get()};
+  const auto plan =
+      made<nybble_plan>([&](auto out) { return nybble_plan_create(&problem_, cpu_.get(), &options, out); });
+  EXPECT_THAT(nybble_plan_why(plan.get()), HasSubstr("lowest estimate"));
+
+  const testing::TempFolder folder;
+  const std::string path = folder / "table.json";
+  testing::write_text(path, R"({"schema": 1, "kind": "tuning table", "gpu": "NVIDIA H200", "rows": [
+    {"problem": "m1 n8 k16 bf16 g16", "kernels": [{"kernel": "no_such_kernel", "us": 1}]}]})");
+  const auto table = made<nybble_tuning_table>([&](auto out) { return nybble_tuning_table_load(path.c_str(), out); });
+  EXPECT_EQ(nybble_tuning_table_num_problems(table.get()), 1u);
+  EXPECT_EQ(nybble_tuning_table_num_unknown(table.get()), 1u);
+  options.table = table.get();
+  nybble_plan* none = nullptr;
+  EXPECT_EQ(nybble_plan_create(&problem_, cpu_.get(), &options, &none), NYBBLE_INVALID_ARGUMENT);
+  EXPECT_THAT(nybble_last_error(), HasSubstr("NVIDIA H200"));
+  nybble_tuning_table* missing = nullptr;
+  EXPECT_EQ(nybble_tuning_table_load((folder / "none").c_str(), &missing), NYBBLE_IO);
+  EXPECT_EQ(missing, nullptr);
+  // A program that was built before the table was a field.
+  options.size = offsetof(nybble_plan_options, table);
+  EXPECT_TRUE(made<nybble_plan>([&](auto out) { return nybble_plan_create(&problem_, cpu_.get(), &options, out); }));
+}
+
 TEST_F(CApiLaunch, WrongArgumentsAreRefused) {
   const auto plan =
       made<nybble_plan>([&](auto out) { return nybble_plan_create(&problem_, cpu_.get(), nullptr, out); });
@@ -424,6 +452,9 @@ TEST(CApi, NullIsRefusedEverywhere) {
   nybble_weight_destroy(nullptr);
   nybble_packed_destroy(nullptr);
   nybble_device_destroy(nullptr);
+  nybble_tuning_table_destroy(nullptr);
+  EXPECT_EQ(nybble_tuning_table_num_problems(nullptr), 0u);
+  EXPECT_EQ(nybble_tuning_table_num_unknown(nullptr), 0u);
   nybble_plan_destroy(nullptr);
   EXPECT_EQ(nybble_packed_data(nullptr), nullptr);
   EXPECT_EQ(nybble_packed_size_bytes(nullptr), 0u);

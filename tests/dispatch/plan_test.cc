@@ -183,7 +183,8 @@ TEST(Launch, ChecksItsArgumentsBeforeAnythingRuns) {
 }
 
 TEST(PlanText, NamesProblemKernelAndReason) {
-  const Result<Plan> plan = make_plan(problem_of("m16 n4096 k4096 bf16 g128"), Device::h200());
+  const Result<Plan> plan =
+      make_plan(problem_of("m16 n4096 k4096 bf16 g128"), Device::h200(), {.table = TuningTable()});
   ASSERT_TRUE(plan);
   EXPECT_THAT(to_string(*plan), HasSubstr("m16 n4096 k4096 bf16 g128 -> sm90_"));
   EXPECT_THAT(plan->why(), HasSubstr("lowest estimate"));
