@@ -1,10 +1,12 @@
-// Measures one problem at a time: nybble's kernel and the dense product, interleaved, at the same duty cycle, with
-// weights that are never in the cache when they are used again, and only after the result was found right.
+// Measures one problem at a time: nybble's kernel and the dense product, or several kernels, interleaved, at the same
+// duty cycle, with weights that are never in the cache when they are used again, and only after the result was found
+// right.
 #pragma once
 
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "nybble/gemm.h"
 
@@ -31,6 +33,8 @@ struct MeasureOptions {
   Duty duty = Duty::kIdle10;
   bool dense = true;
   int replays = 0;  // 0: 15, 9 or 5, by duty
+  // Of several kernels, only those within this factor of the best so far get more than two replays; 0: all do.
+  double keep_within = 0;
 };
 
 struct Measurement {
@@ -53,6 +57,10 @@ class Bench {
   // Packs the weight and makes activations for up to max_m tokens; measure() works on the weight loaded last.
   virtual Result<void> load(QuantizedWeight weight, DType act_dtype, int64_t max_m) = 0;
   virtual Result<Measurement> measure(int64_t m, const MeasureOptions& options) = 0;
+  // Each of these kernels, their replays in turn, so that all meet the same clock. options.plan.kernel and
+  // options.dense do not count. A kernel whose result is wrong is not timed, the others are.
+  virtual Result<std::vector<Measurement>> measure_each(int64_t m, const std::vector<std::string>& kernels,
+                                                        const MeasureOptions& options) = 0;
 };
 
 // `cublas` is the library's file name or path; empty: the names it is installed under are tried.

@@ -61,8 +61,8 @@ class CudaChain : public Chain {
     return {};
   }
 
-  Result<ChainCheck> check(int64_t m, const std::vector<std::string>& kernels) override {
-    const Result<Graphs> graphs = make_graphs(m, kernels);
+  Result<ChainCheck> check(int64_t m, const ChainOptions& options) override {
+    const Result<Graphs> graphs = make_graphs(m, options);
     if (!graphs) return graphs.error();
     return compare(*graphs, m);
   }
@@ -71,7 +71,7 @@ class CudaChain : public Chain {
     ChainMeasurement measurement;
     measurement.spec = spec_;
     measurement.m = m;
-    Result<Graphs> graphs = make_graphs(m, options.kernels);
+    Result<Graphs> graphs = make_graphs(m, options);
     if (!graphs) return graphs.error();
     for (size_t j = 0; j < spec_.layers.size(); ++j)
       measurement.kernels.push_back(graphs->overlapped_plans[j].kernel());
@@ -122,7 +122,8 @@ class CudaChain : public Chain {
   int num_launches() const { return spec_.blocks * static_cast<int>(spec_.layers.size()); }
   const Shape& layer(int launch) const { return spec_.layers[launch % spec_.layers.size()]; }
 
-  Result<Graphs> make_graphs(int64_t m, const std::vector<std::string>& kernels) {
+  Result<Graphs> make_graphs(int64_t m, const ChainOptions& options) {
+    const std::vector<std::string>& kernels = options.kernels;
     Graphs graphs;
     size_t workspace_bytes = 0;
     std::map<std::string, Plan> known;  // by question: most launches ask what another one asked
@@ -130,11 +131,11 @@ class CudaChain : public Chain {
       for (int i = 0; i < num_launches(); ++i) {
         Problem problem = weights_[i].problem;
         problem.m = m;
-        const PlanOptions options{.kernel = kernels.empty() ? "" : kernels[i % kernels.size()], .pdl = pdl};
-        const std::string question = fmt::format("{} {} {}", to_string(problem), options.kernel, pdl);
+        const std::string kernel = kernels.empty() ? "" : kernels[i % kernels.size()];
+        const std::string question = fmt::format("{} {} {}", to_string(problem), kernel, pdl);
         auto found = known.find(question);
         if (found == known.end()) {
-          Result<Plan> plan = make_plan(problem, device_, options);
+          Result<Plan> plan = make_plan(problem, device_, {.kernel = kernel, .pdl = pdl, .table = options.table});
           if (!plan) return plan.error();
           found = known.emplace(question, std::move(*plan)).first;
         }

@@ -28,6 +28,7 @@ std::string chain_text(const ChainSpec& spec, int64_t m);
 
 struct ChainOptions {
   std::vector<std::string> kernels;  // launch i runs kernels[i % size]; empty: what make_plan chooses
+  std::optional<TuningTable> table;  // as in PlanOptions
   Duty duty = Duty::kIdle10;
   int replays = 0;  // 0: by duty
 };
@@ -54,7 +55,7 @@ class Chain {
   virtual ~Chain() = default;
   // Makes and packs all weights, and activations for up to max_m tokens.
   virtual Result<void> load(const ChainSpec& spec, int64_t max_m) = 0;
-  virtual Result<ChainCheck> check(int64_t m, const std::vector<std::string>& kernels) = 0;
+  virtual Result<ChainCheck> check(int64_t m, const ChainOptions& options) = 0;
   virtual Result<ChainMeasurement> measure(int64_t m, const ChainOptions& options) = 0;
 };
 

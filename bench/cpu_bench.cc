@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -65,43 +66,96 @@ class CpuBench : public Bench {
   }
 
   Result<Measurement> measure(int64_t m, const MeasureOptions& options) override {
-    Measurement measurement;
-    measurement.problem = problem_for(packed_, m, act_dtype_);
-    const Result<Plan> plan = make_plan(measurement.problem, device_, options.plan);
-    if (!plan) return plan.error();
-    measurement.kernel = plan->kernel();
-    FloatArray out{.dtype = act_dtype_};
-    out.bytes.assign(m * weight_.n * dtype_bytes(act_dtype_), std::byte{0xFF});  // NaNs
-    const HostWorkspace workspace(plan->workspace_bytes());
-    const Run ours = [&](int copy) {
-      return launch(*plan, {.act = act_.bytes.data(),
-                            .weight = weights_.get() + copy * stride_,
-                            .out = out.bytes.data(),
-                            .workspace = workspace.data(),
-                            .workspace_bytes = workspace.size_bytes()});
-    };
-    if (Result<void> done = ours(0); !done) return done.error();
-    measurement.wrong = wrong_result(out, ResultCheck(weight_, act_, m, plan->numerics()));
-    if (!measurement.wrong.empty()) return measurement;
-
-    Run dense;
+    Contestant ours;
+    ResultChecks checks(weight_, act_, m);
+    if (Result<void> done = prepare(ours, checks, m, options.plan); !done) return done.error();
+    if (!ours.measurement.wrong.empty()) return ours.measurement;
+    std::vector<Series> series = {series_of(ours)};
     std::vector<float> dense_act, dense_out;
     if (options.dense && has_dense_gemm()) {
       prepare_dense();
       dense_act.resize(m * weight_.k);
       for (size_t i = 0; i < dense_act.size(); ++i) dense_act[i] = act_.at(i);
       dense_out.resize(m * weight_.n);
-      dense = [&](int copy) -> Result<void> {
-        dense_gemm(m, weight_.n, weight_.k, dense_act.data(), dense_weights_.data() + copy * weight_.n * weight_.k,
-                   dense_out.data(), device_.num_threads);
-        return {};
-      };
+      series.push_back({[&](int copy) -> Result<void> {
+                          dense_gemm(m, weight_.n, weight_.k, dense_act.data(),
+                                     dense_weights_.data() + copy * weight_.n * weight_.k, dense_out.data(),
+                                     device_.num_threads);
+                          return {};
+                        },
+                        dense_copies_});
     }
-    if (Result<void> done = time_both(ours, dense, options, measurement); !done) return done.error();
-    return measurement;
+    const Result<std::vector<Timing>> timings = time(series, options);
+    if (!timings) return timings.error();
+    ours.measurement.ours = timings->front();
+    if (series.size() > 1) ours.measurement.dense = timings->back();
+    return ours.measurement;
+  }
+
+  Result<std::vector<Measurement>> measure_each(int64_t m, const std::vector<std::string>& kernels,
+                                                const MeasureOptions& options) override {
+    std::vector<Contestant> contestants(kernels.size());
+    ResultChecks checks(weight_, act_, m);
+    std::vector<Series> series;
+    std::vector<Contestant*> timed;
+    for (size_t i = 0; i < kernels.size(); ++i) {
+      PlanOptions plan = options.plan;
+      plan.kernel = kernels[i];
+      if (Result<void> done = prepare(contestants[i], checks, m, plan); !done) return done.error();
+      if (!contestants[i].measurement.wrong.empty()) continue;
+      series.push_back(series_of(contestants[i]));
+      timed.push_back(&contestants[i]);
+    }
+    const Result<std::vector<Timing>> timings = time(series, options);
+    if (!timings) return timings.error();
+    for (size_t i = 0; i < timed.size(); ++i) timed[i]->measurement.ours = (*timings)[i];
+    std::vector<Measurement> measurements;
+    for (Contestant& one : contestants) measurements.push_back(std::move(one.measurement));
+    return measurements;
   }
 
  private:
+  // One kernel with what it needs to run.
+  struct Contestant {
+    Measurement measurement;
+    std::optional<Plan> plan;
+    std::optional<HostWorkspace> workspace;
+    FloatArray out;
+  };
+
+  struct Series {
+    Run run;
+    int copies;
+    int calls = 1, next = 0;  // of a replay; the copy of the weight that comes next
+  };
+
+  // Plans, runs once and checks the result.
+  Result<void> prepare(Contestant& one, ResultChecks& checks, int64_t m, const PlanOptions& options) {
+    one.measurement.problem = problem_for(packed_, m, act_dtype_);
+    Result<Plan> plan = make_plan(one.measurement.problem, device_, options);
+    if (!plan) return plan.error();
+    one.plan = std::move(*plan);
+    one.measurement.kernel = one.plan->kernel();
+    one.out.dtype = act_dtype_;
+    one.out.bytes.assign(m * weight_.n * dtype_bytes(act_dtype_), std::byte{0xFF});  // NaNs
+    one.workspace.emplace(one.plan->workspace_bytes());
+    if (Result<void> done = run(one, 0); !done) return done;
+    one.measurement.wrong = wrong_result(one.out, checks.of(one.plan->numerics()));
+    return {};
+  }
+
+  Result<void> run(Contestant& one, int copy) {
+    return launch(*one.plan, {.act = act_.bytes.data(),
+                              .weight = weights_.get() + copy * stride_,
+                              .out = one.out.bytes.data(),
+                              .workspace = one.workspace->data(),
+                              .workspace_bytes = one.workspace->size_bytes()});
+  }
+
+  Series series_of(Contestant& one) {
+    return {[this, &one](int copy) { return run(one, copy); }, copies_};
+  }
+
   static std::string wrong_result(const FloatArray& out, const ResultCheck& check) {
     const size_t row_bytes = out.bytes.size() / (check.tokens().back() + 1);  // the last token is among the sampled
     FloatArray rows{.dtype = out.dtype};
@@ -129,34 +183,23 @@ class CpuBench : public Bench {
     return milliseconds(Clock::now() - begin) * 1e3 / calls;
   }
 
-  Result<void> time_both(const Run& ours, const Run& dense, const MeasureOptions& options, Measurement& measurement) {
+  static Result<std::vector<Timing>> time(std::vector<Series>& series, const MeasureOptions& options) {
     const DutyCycle duty = duty_cycle(options.duty);
-    struct Series {
-      const Run* run;
-      int copies, calls, next;
-      std::vector<double> us;
-    };
-    std::vector<Series> series = {{&ours, copies_, 1, 0, {}}};
-    if (dense != nullptr) series.push_back({&dense, dense_copies_, 1, 0, {}});
     for (Series& one : series) {
       for (int warm = 0; warm < 2; ++warm) {  // the first call wakes threads and touches pages
-        const Result<double> us = time_calls(*one.run, one.copies, one.calls, one.next);
+        const Result<double> us = time_calls(one.run, one.copies, one.calls, one.next);
         if (!us) return us.error();
         if (warm == 1) one.calls = std::clamp(static_cast<int>(duty.replay_ms * 1e3 / *us), 1, 1 << 20);
       }
     }
-    const int replays = options.replays > 0 ? options.replays : duty.replays;
-    for (int i = 0; i < replays; ++i) {
-      for (Series& one : series) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(duty.idle_ms));
-        const Result<double> us = time_calls(*one.run, one.copies, one.calls, one.next);
-        if (!us) return us.error();
-        one.us.push_back(*us);
-      }
-    }
-    measurement.ours = timing_of(series[0].us, {});
-    if (dense != nullptr) measurement.dense = timing_of(series[1].us, {});
-    return {};
+    return time_in_turn(series.size(), options.duty, options.replays, options.keep_within,
+                        [&](size_t i) -> Result<Sample> {
+                          std::this_thread::sleep_for(std::chrono::milliseconds(duty.idle_ms));
+                          Series& one = series[i];
+                          const Result<double> us = time_calls(one.run, one.copies, one.calls, one.next);
+                          if (!us) return us.error();
+                          return Sample{.us = *us};
+                        });
   }
 
   Device device_;

@@ -81,50 +81,109 @@ class CudaBench : public Bench {
   }
 
   Result<Measurement> measure(int64_t m, const MeasureOptions& options) override {
-    Measurement measurement;
-    measurement.problem = problem_for(packed_, m, act_dtype_);
-    const Result<Plan> plan = make_plan(measurement.problem, device_, options.plan);
-    if (!plan) return plan.error();
-    measurement.kernel = plan->kernel();
-    measurement.pdl = plan->pdl();
-    const Result<double> floor = floor_us(measurement.problem);
-    if (!floor) return floor.error();
-    measurement.floor_us = *floor;
-    if (Result<void> done = workspace_.reserve(plan->workspace_bytes()); !done) return done.error();
-    const Enqueue ours = [&](int copy) {
-      return launch(*plan, {.act = act_device_.data(),
-                            .weight = weights_.at(copy),
-                            .out = out_.data(),
-                            .workspace = workspace_.data(),
-                            .workspace_bytes = workspace_.size_bytes(),
-                            .stream = timer_.stream()});
-    };
-    const ResultCheck check(weight_, act_, m, plan->numerics());
-    Result<std::string> wrong = wrong_result(ours, check, m);
-    if (!wrong) return wrong.error();
-    measurement.wrong = std::move(*wrong);
+    std::vector<Contestant> contestants;
+    if (Result<void> done = plan(contestants, m, options.plan); !done) return done.error();
+    Contestant& ours = contestants[0];
+    ResultChecks checks(weight_, act_, m);
+    if (Result<void> done = check(ours, checks, m); !done) return done.error();
+    Measurement& measurement = ours.measurement;
     if (!measurement.wrong.empty()) return measurement;
 
-    const bool with_dense = options.dense && cublas_ != nullptr;
-    Enqueue dense;
-    if (with_dense) {
+    std::vector<TimedGraph> graphs;
+    if (Result<void> done = add_graph(graphs, ours.enqueue, weights_); !done) return done.error();
+    if (options.dense && cublas_ != nullptr) {
       if (Result<void> done = prepare_dense(); !done) return done.error();
-      dense = [&](int copy) {
+      const Enqueue dense = [this, m](int copy) {
         return cublas_->gemm(m, weight_.n, weight_.k, act_dtype_, act_device_.data(), dense_weights_.at(copy),
                              out_.data(), timer_.stream());
       };
-      Result<std::string> dense_wrong = wrong_result(dense, ResultCheck(weight_.n, weight_.k, dense_rows_, act_, m), m);
-      if (!dense_wrong) return dense_wrong.error();
-      if (!dense_wrong->empty()) {
-        measurement.wrong = "the dense product is wrong: " + *dense_wrong;
+      Result<std::string> wrong = wrong_result(dense, ResultCheck(weight_.n, weight_.k, dense_rows_, act_, m), m);
+      if (!wrong) return wrong.error();
+      if (!wrong->empty()) {
+        measurement.wrong = "the dense product is wrong: " + *wrong;
         return measurement;
       }
+      if (Result<void> done = add_graph(graphs, dense, dense_weights_); !done) return done.error();
     }
-    if (Result<void> done = time_both(ours, dense, options, measurement); !done) return done.error();
+    const Result<std::vector<Timing>> timings = timer_.time(graphs, options.duty, options.replays);
+    if (!timings) return timings.error();
+    measurement.ours = timings->front();
+    if (graphs.size() > 1) measurement.dense = timings->back();
     return measurement;
   }
 
+  Result<std::vector<Measurement>> measure_each(int64_t m, const std::vector<std::string>& kernels,
+                                                const MeasureOptions& options) override {
+    std::vector<Contestant> contestants;
+    for (const std::string& kernel : kernels) {
+      PlanOptions named = options.plan;
+      named.kernel = kernel;
+      if (Result<void> done = plan(contestants, m, named); !done) return done.error();
+    }
+    ResultChecks checks(weight_, act_, m);
+    std::vector<TimedGraph> graphs;
+    std::vector<Measurement*> timed;
+    for (Contestant& one : contestants) {
+      if (Result<void> done = check(one, checks, m); !done) return done.error();
+      if (!one.measurement.wrong.empty()) continue;
+      if (Result<void> done = add_graph(graphs, one.enqueue, weights_); !done) return done.error();
+      timed.push_back(&one.measurement);
+    }
+    const Result<std::vector<Timing>> timings = timer_.time(graphs, options.duty, options.replays, options.keep_within);
+    if (!timings) return timings.error();
+    for (size_t i = 0; i < timed.size(); ++i) timed[i]->ours = (*timings)[i];
+    std::vector<Measurement> measurements;
+    for (Contestant& one : contestants) measurements.push_back(std::move(one.measurement));
+    return measurements;
+  }
+
  private:
+  // One kernel with what it needs to run.
+  struct Contestant {
+    Measurement measurement;
+    Numerics numerics;
+    Enqueue enqueue;
+  };
+
+  // Makes room for the plan's workspace, so that all plans are made before the first launch: graphs hold the address.
+  Result<void> plan(std::vector<Contestant>& contestants, int64_t m, const PlanOptions& options) {
+    Contestant one;
+    one.measurement.problem = problem_for(packed_, m, act_dtype_);
+    const Result<Plan> plan = make_plan(one.measurement.problem, device_, options);
+    if (!plan) return plan.error();
+    one.measurement.kernel = plan->kernel();
+    one.measurement.pdl = plan->pdl();
+    one.numerics = plan->numerics();
+    const Result<double> floor = floor_us(one.measurement.problem);
+    if (!floor) return floor.error();
+    one.measurement.floor_us = *floor;
+    if (Result<void> done = workspace_.reserve(plan->workspace_bytes()); !done) return done;
+    one.enqueue = [this, plan = *plan](int copy) {
+      return launch(plan, {.act = act_device_.data(),
+                           .weight = weights_.at(copy),
+                           .out = out_.data(),
+                           .workspace = workspace_.data(),
+                           .workspace_bytes = workspace_.size_bytes(),
+                           .stream = timer_.stream()});
+    };
+    contestants.push_back(std::move(one));
+    return {};
+  }
+
+  Result<void> check(Contestant& one, ResultChecks& checks, int64_t m) {
+    Result<std::string> wrong = wrong_result(one.enqueue, checks.of(one.numerics), m);
+    if (!wrong) return wrong.error();
+    one.measurement.wrong = std::move(*wrong);
+    return {};
+  }
+
+  Result<void> add_graph(std::vector<TimedGraph>& graphs, const Enqueue& enqueue, const Copies& copies) {
+    Result<TimedGraph> built = build(enqueue, copies.count);
+    if (!built) return built.error();
+    graphs.push_back(std::move(*built));
+    return {};
+  }
+
   Result<void> make_copies(Copies& copies, size_t bytes) {
     copies.stride = (bytes + kCopyAlign - 1) / kCopyAlign * kCopyAlign;
     copies.count = std::max(2, static_cast<int>(3 * static_cast<size_t>(l2_bytes_) / copies.stride) + 1);
@@ -202,25 +261,6 @@ class CudaBench : public Bench {
     const Result<double> warm = timer_.replay(*graph, 1);
     if (!warm) return warm.error();
     return TimedGraph{std::move(*graph), calls, *warm};
-  }
-
-  Result<void> time_both(const Enqueue& ours, const Enqueue& dense, const MeasureOptions& options,
-                         Measurement& measurement) {
-    std::vector<TimedGraph> graphs;
-    const auto add = [&](const Enqueue& enqueue, const Copies& copies) -> Result<void> {
-      Result<TimedGraph> built = build(enqueue, copies.count);
-      if (!built) return built.error();
-      graphs.push_back(std::move(*built));
-      return {};
-    };
-    if (Result<void> done = add(ours, weights_); !done) return done;
-    if (dense != nullptr)
-      if (Result<void> done = add(dense, dense_weights_); !done) return done;
-    const Result<std::vector<Timing>> timings = timer_.time(graphs, options.duty, options.replays);
-    if (!timings) return timings.error();
-    measurement.ours = timings->front();
-    if (dense != nullptr) measurement.dense = timings->back();
-    return {};
   }
 
   Device device_;

@@ -7,7 +7,6 @@
 #include <thread>
 
 #include "bench/device_probe.h"
-#include "bench/duty.h"
 
 namespace nybble::bench {
 
@@ -48,7 +47,7 @@ Result<double> GraphTimer::replay(const GraphExec& graph, int times) {
   return static_cast<double>(ms);
 }
 
-Result<GraphTimer::Sample> GraphTimer::sample(const TimedGraph& graph, int idle_ms, int times) {
+Result<Sample> GraphTimer::sample(const TimedGraph& graph, int idle_ms, int times) {
   ClockStamp* const before = stamps_.as<ClockStamp>();
   ClockStamp* const after = before + device_.num_sms;
   NYBBLE_CUDA(cudaMemsetAsync(before, 0, stamps_.size_bytes(), stream_.get()));
@@ -72,28 +71,13 @@ Result<GraphTimer::Sample> GraphTimer::sample(const TimedGraph& graph, int idle_
   return Sample{*ms * 1e3 / (static_cast<double>(times) * graph.launches), quantile(mhz, 0.5)};
 }
 
-Result<std::vector<Timing>> GraphTimer::time(const std::vector<TimedGraph>& graphs, Duty duty, int replays) {
+Result<std::vector<Timing>> GraphTimer::time(const std::vector<TimedGraph>& graphs, Duty duty, int replays,
+                                             double keep_within) {
   const DutyCycle cycle = duty_cycle(duty);
-  if (replays <= 0) replays = cycle.replays;
-  struct Series {
-    std::vector<double> us, sm_mhz;
-  };
-  std::vector<Series> series(graphs.size());
-  // Without pauses the chip needs a while to reach the clock that it then keeps.
-  const int warm_up = duty == Duty::kSustained ? 1 : 0;
-  for (int i = -warm_up; i < replays; ++i) {
-    for (size_t g = 0; g < graphs.size(); ++g) {
-      const int times = std::max(1, static_cast<int>(std::lround(cycle.replay_ms / graphs[g].ms)));
-      const Result<Sample> taken = sample(graphs[g], cycle.idle_ms, times);
-      if (!taken) return taken.error();
-      if (i < 0) continue;
-      series[g].us.push_back(taken->us);
-      series[g].sm_mhz.push_back(taken->sm_mhz);
-    }
-  }
-  std::vector<Timing> timings;
-  for (const Series& one : series) timings.push_back(timing_of(one.us, one.sm_mhz));
-  return timings;
+  return time_in_turn(graphs.size(), duty, replays, keep_within, [&](size_t i) {
+    const int times = std::max(1, static_cast<int>(std::lround(cycle.replay_ms / graphs[i].ms)));
+    return sample(graphs[i], cycle.idle_ms, times);
+  });
 }
 
 }  // namespace nybble::bench

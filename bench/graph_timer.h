@@ -8,7 +8,7 @@
 #include <optional>
 #include <vector>
 
-#include "bench/bench.h"
+#include "bench/duty.h"
 #include "runtime/cuda_call.h"
 
 namespace nybble::bench {
@@ -37,14 +37,11 @@ class GraphTimer {
   Result<GraphExec> capture(const std::function<Result<void>()>& enqueue);
   // Milliseconds of `times` replays, one after the other.
   Result<double> replay(const GraphExec& graph, int times);
-  // The graphs take turns; `replays` of each are timed, or what the duty cycle says where it is 0.
-  Result<std::vector<Timing>> time(const std::vector<TimedGraph>& graphs, Duty duty, int replays);
+  // The graphs take turns: time_in_turn.
+  Result<std::vector<Timing>> time(const std::vector<TimedGraph>& graphs, Duty duty, int replays,
+                                   double keep_within = 0);
 
  private:
-  struct Sample {
-    double us;
-    double sm_mhz;
-  };
   Result<Sample> sample(const TimedGraph& graph, int idle_ms, int times);
 
   Device device_;

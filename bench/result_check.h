@@ -1,7 +1,7 @@
 // Is a measured result right? A bench that times a wrong kernel is worse than none.
 #pragma once
 
-#include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -31,6 +31,21 @@ class ResultCheck {
   int64_t n_, k_;
   std::vector<int64_t> tokens_, features_;
   std::vector<double> sum_, magnitude_;  // [tokens, features]
+};
+
+// The checks of several kernels on one problem; those that compute the same sum share one.
+class ResultChecks {
+ public:
+  ResultChecks(const QuantizedWeight& weight, const FloatArray& act, int64_t m) : weight_(weight), act_(act), m_(m) {}
+  const ResultCheck& of(Numerics numerics) {
+    return made_.try_emplace(numerics, weight_, act_, m_, numerics).first->second;
+  }
+
+ private:
+  const QuantizedWeight& weight_;
+  const FloatArray& act_;
+  int64_t m_;
+  std::map<Numerics, ResultCheck> made_;
 };
 
 }  // namespace nybble::bench

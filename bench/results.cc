@@ -5,6 +5,7 @@
 #include <fmt/chrono.h>
 
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <tuple>
 
@@ -22,9 +23,7 @@ constexpr uint64_t kLargestFile = uint64_t{64} << 20;
 
 template <class T> Json or_null(const std::optional<T>& value) { return value ? Json(*value) : Json(nullptr); }
 
-// Four digits after the point: a tenth of a nanosecond, far below any spread.
-double rounded(double value) { return std::round(value * 1e4) / 1e4; }
-std::optional<double> rounded(const std::optional<double>& value) {
+std::optional<double> rounded_or_none(const std::optional<double>& value) {
   return value ? std::optional(rounded(*value)) : std::nullopt;
 }
 
@@ -53,19 +52,11 @@ Row row_from(const Json& json) {
   return row;
 }
 
-// How the chip was worked while it was timed, so that whoever reads the file need not have this build.
-Json duty_cycles() {
-  Json cycles;
-  for (const Duty duty : {Duty::kIdle10, Duty::kBurst, Duty::kSustained}) {
-    const DutyCycle cycle = duty_cycle(duty);
-    cycles[duty_name(duty)] = {{"idle_ms", cycle.idle_ms}, {"replay_ms", cycle.replay_ms}, {"replays", cycle.replays}};
-  }
-  return cycles;
-}
-
 std::string cuda_version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
 }  // namespace
+
+double rounded(double value) { return std::round(value * 1e4) / 1e4; }
 
 std::string Row::key() const {
   return fmt::format("{} | {} | {} | {}", problem, impl, duty, pdl ? (*pdl ? "pdl" : "no pdl") : "");
@@ -117,21 +108,76 @@ Row row_of(const ChainMeasurement& measurement, bool pdl, Duty duty) {
   return row;
 }
 
-ResultFile describe_run(const Device& device, const std::string& command) {
-  ResultFile file;
-  file.machine = device.kind == DeviceKind::kCuda ? "gpu" : "cpu";
-  file.name = device.kind == DeviceKind::kCuda ? device.name : runtime::cpu_model();
+RunInfo describe_run(const Device& device, const std::string& command) {
+  RunInfo run;
+  run.machine = device.kind == DeviceKind::kCuda ? "gpu" : "cpu";
+  run.name = device.kind == DeviceKind::kCuda ? device.name : runtime::cpu_model();
   if (device.kind == DeviceKind::kCuda) {
     int driver = 0;
     if (cudaDriverGetVersion(&driver) == cudaSuccess)
-      file.driver = runtime::driver_release().value_or(cuda_version_text(driver));
-    file.cuda = cuda_version_text(CUDART_VERSION);
+      run.driver = runtime::driver_release().value_or(cuda_version_text(driver));
+    run.cuda = cuda_version_text(CUDART_VERSION);
   }
-  file.commit = kCommit;
-  file.date =
+  run.commit = kCommit;
+  run.date =
       fmt::format("{:%FT%TZ}", fmt::gmtime(std::chrono::system_clock::to_time_t(std::chrono::system_clock::now())));
-  file.command = command;
-  return file;
+  run.command = command;
+  return run;
+}
+
+Json to_json(const RunInfo& run) {
+  Json json = {{"gpu", nullptr}};
+  json[run.machine] = run.name;
+  json["driver"] = or_null(run.driver);
+  json["cuda"] = or_null(run.cuda);
+  json["commit"] = run.commit;
+  json["date"] = run.date;
+  json["command"] = run.command;
+  return json;
+}
+
+RunInfo run_from(const Json& json) {
+  RunInfo run;
+  run.machine = json.at("gpu").is_null() ? "cpu" : "gpu";
+  run.name = json.at(run.machine);
+  run.driver = optional_of<std::string>(json, "driver");
+  run.cuda = optional_of<std::string>(json, "cuda");
+  run.commit = json.at("commit");
+  run.date = json.at("date");
+  run.command = json.at("command");
+  return run;
+}
+
+Result<void> check_same_run(const std::string& path, const RunInfo& before, const RunInfo& now) {
+  for (const auto& [what, then, here] : {std::tuple{"device", before.name, now.name},
+                                         std::tuple{"driver", before.driver.value_or(""), now.driver.value_or("")},
+                                         std::tuple{"commit", before.commit, now.commit}})
+    if (then != here)
+      return invalid_argument(
+          "{} was measured with {} '{}', this is '{}'; rows of both must not stand in one file: give "
+          "--resume another one",
+          path, what, then, here);
+  return {};
+}
+
+Json duty_cycles() {
+  Json cycles;
+  for (const Duty duty : {Duty::kIdle10, Duty::kBurst, Duty::kSustained}) {
+    const DutyCycle cycle = duty_cycle(duty);
+    cycles[duty_name(duty)] = {{"idle_ms", cycle.idle_ms}, {"replay_ms", cycle.replay_ms}, {"replays", cycle.replays}};
+  }
+  return cycles;
+}
+
+Result<void> write_json(Json file, const std::string& path) {
+  const Json rows = std::move(file["rows"]);
+  file.erase("rows");
+  std::string text = file.dump(1);
+  text.resize(text.rfind('\n'));
+  text += ",\n \"rows\": [";
+  for (size_t i = 0; i < rows.size(); ++i) text += fmt::format("{}\n  {}", i > 0 ? "," : "", rows[i].dump());
+  text += "\n ]\n}\n";
+  return base::write_file(path, text);
 }
 
 Json to_json(const Row& row) {
@@ -148,37 +194,20 @@ Json to_json(const Row& row) {
           {"pdl", or_null(row.pdl)},
           {"duty", row.duty},
           {"us", rounded(row.us)},
-          {"floor_us", or_null(rounded(row.floor_us))},
-          {"dense_us", or_null(rounded(row.dense_us))},
+          {"floor_us", or_null(rounded_or_none(row.floor_us))},
+          {"dense_us", or_null(rounded_or_none(row.dense_us))},
           {"spread", rounded(row.spread)},
-          {"sm_mhz", or_null(rounded(row.sm_mhz))}};
+          {"sm_mhz", or_null(rounded_or_none(row.sm_mhz))}};
 }
 
 Json to_json(const ResultFile& file) {
-  Json json = {{"schema", kSchema}, {"gpu", nullptr}};
-  json[file.machine] = file.name;
-  json["driver"] = or_null(file.driver);
-  json["cuda"] = or_null(file.cuda);
-  json["commit"] = file.commit;
-  json["date"] = file.date;
-  json["command"] = file.command;
-  json["floor"] = file.machine == "gpu" ? Json{{"tb_s", kFloorTbS}, {"tflop_s", kFloorTflopS}} : Json(nullptr);
+  Json json = {{"schema", kSchema}};
+  json.update(to_json(file.run));
+  json["floor"] = file.run.machine == "gpu" ? Json{{"tb_s", kFloorTbS}, {"tflop_s", kFloorTflopS}} : Json(nullptr);
   json["duty_cycles"] = duty_cycles();
   json["rows"] = Json::array();
   for (const Row& row : file.rows) json["rows"].push_back(to_json(row));
   return json;
-}
-
-Result<void> write_json(Json file, const std::string& path) {
-  // One row a line: readable, and a diff shows which figures moved.
-  const Json rows = std::move(file["rows"]);
-  file.erase("rows");
-  std::string text = file.dump(1);
-  text.resize(text.rfind('\n'));
-  text += ",\n \"rows\": [";
-  for (size_t i = 0; i < rows.size(); ++i) text += fmt::format("{}\n  {}", i > 0 ? "," : "", rows[i].dump());
-  text += "\n ]\n}\n";
-  return base::write_file(path, text);
 }
 
 Result<void> write_results(const ResultFile& file, const std::string& path) { return write_json(to_json(file), path); }
@@ -192,14 +221,7 @@ Result<ResultFile> read_results(const std::string& path) {
     const Json json = Json::parse(*text);
     if (json.at("schema") != kSchema)
       return invalid_data("{} has schema {}; this build reads schema {}", path, json.at("schema").dump(), kSchema);
-    ResultFile file;
-    file.machine = json.at("gpu").is_null() ? "cpu" : "gpu";
-    file.name = json.at(file.machine);
-    file.driver = optional_of<std::string>(json, "driver");
-    file.cuda = optional_of<std::string>(json, "cuda");
-    file.commit = json.at("commit");
-    file.date = json.at("date");
-    file.command = json.at("command");
+    ResultFile file{.run = run_from(json)};
     for (const Json& row : json.at("rows")) file.rows.push_back(row_from(row));
     return file;
   } catch (const Json::exception& error) {
@@ -207,22 +229,14 @@ Result<ResultFile> read_results(const std::string& path) {
   }
 }
 
-Result<ResultLog> ResultLog::open(ResultFile run, const std::string& json_path, const std::string& resume_path) {
+Result<ResultLog> ResultLog::open(RunInfo run, const std::string& json_path, const std::string& resume_path) {
   ResultLog log;
-  log.file_ = std::move(run);
+  log.file_.run = std::move(run);
   log.path_ = resume_path.empty() ? json_path : resume_path;
   if (resume_path.empty() || !std::filesystem::exists(resume_path)) return log;
   Result<ResultFile> earlier = read_results(resume_path);
   if (!earlier) return earlier.error();
-  const ResultFile& now = log.file_;
-  for (const auto& [what, before, here] : {std::tuple{"device", earlier->name, now.name},
-                                           std::tuple{"driver", earlier->driver.value_or(""), now.driver.value_or("")},
-                                           std::tuple{"commit", earlier->commit, now.commit}})
-    if (before != here)
-      return invalid_argument(
-          "{} was measured with {} '{}', this is '{}'; rows of both must not stand in one file: give "
-          "--resume another one",
-          resume_path, what, before, here);
+  if (Result<void> same = check_same_run(resume_path, earlier->run, log.file_.run); !same) return same.error();
   log.file_ = std::move(*earlier);
   for (const Row& row : log.file_.rows) log.known_.insert(row.key());
   return log;

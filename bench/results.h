@@ -41,22 +41,40 @@ std::vector<Row> rows_of(const Measurement& measurement, Duty duty, const std::s
 
 Row row_of(const ChainMeasurement& measurement, bool pdl, Duty duty);
 
-struct ResultFile {
+// Where, when and by what command figures were taken: the head of every file of them.
+struct RunInfo {
   std::string machine;  // "gpu" or "cpu": which key the name stands under
   std::string name;
-  std::optional<std::string> driver;  // GPU only, like cuda and the floor
+  std::optional<std::string> driver;  // GPU only, like cuda
   std::optional<std::string> cuda;
   std::string commit;
   std::string date;  // UTC, ISO 8601
   std::string command;
+};
+
+RunInfo describe_run(const Device& device, const std::string& command);
+Json to_json(const RunInfo& run);  // without the schema
+// May throw Json::exception.
+RunInfo run_from(const Json& json);
+// Refuses rows of another device, driver or commit beside those of `before`, which stand in `path`.
+Result<void> check_same_run(const std::string& path, const RunInfo& before, const RunInfo& now);
+
+// How the chip was worked while it was timed, so that whoever reads a file need not have this build.
+Json duty_cycles();
+
+// One of its "rows" a line: readable, and a diff shows which figures moved. Atomically.
+Result<void> write_json(Json file, const std::string& path);
+
+// Four digits after the point: a tenth of a nanosecond, far below any spread.
+double rounded(double value);
+
+struct ResultFile {
+  RunInfo run;
   std::vector<Row> rows;
 };
 
-ResultFile describe_run(const Device& device, const std::string& command);
-
 Json to_json(const Row& row);
 Json to_json(const ResultFile& file);
-Result<void> write_json(Json file, const std::string& path);  // one of its "rows" a line; atomically
 Result<void> write_results(const ResultFile& file, const std::string& path);
 Result<ResultFile> read_results(const std::string& path);
 
@@ -65,7 +83,7 @@ class ResultLog {
  public:
   // Rows go to `json_path`, overwritten, or to `resume_path`, added to what is there, or nowhere where both are empty.
   // Refuses a file whose rows must not stand beside new ones: of another device, driver or commit.
-  static Result<ResultLog> open(ResultFile run, const std::string& json_path, const std::string& resume_path);
+  static Result<ResultLog> open(RunInfo run, const std::string& json_path, const std::string& resume_path);
 
   bool has(const Row& question) const { return known_.contains(question.key()); }
   Result<void> add(std::vector<Row> rows);  // and writes the file

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "nybble/result.h"
+#include "nybble/types.h"
 
 namespace nybble::bench {
 
@@ -20,6 +20,20 @@ struct Shape {
 struct ShapeSet {
   std::vector<Shape> shapes;
   std::vector<int64_t> ms;
+};
+
+// What a bench or a tuning goes through: every shape times every m in one format.
+struct Work {
+  std::vector<Shape> shapes;
+  std::vector<int64_t> ms;
+  WeightFormat format;
+  DType act = DType::kBf16;
+
+  // As a row names it. The packer decides scales_in_window, so the final problem is known only once a weight is loaded;
+  // random scales lie in the window.
+  Problem problem(const Shape& shape, int64_t m) const {
+    return {.m = m, .n = shape.n, .k = shape.k, .act_dtype = act, .out_dtype = act, .weight = format};
+  }
 };
 
 std::vector<std::string> model_names();

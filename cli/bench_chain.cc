@@ -37,7 +37,7 @@ int run_chain(const ChainRequest& request, const Device& device, bench::ResultLo
   if (!opened) return output.fail(opened.error());
   bench::Chain& chain = **opened;
   bool loaded = false;
-  int wrong = 0, kept = 0;
+  int wrong = 0, kept = 0, left = 0;
   for (size_t i = 0; i < request.ms.size(); ++i) {
     const int64_t m = request.ms[i];
     const bench::Row question{.problem = bench::chain_text(request.spec, m),
@@ -46,6 +46,10 @@ int run_chain(const ChainRequest& request, const Device& device, bench::ResultLo
                               .duty = bench::duty_name(request.duties[i])};
     if (log.has(question)) {
       ++kept;
+      continue;
+    }
+    if (request.limit.over()) {
+      ++left;
       continue;
     }
     if (!loaded) {
@@ -68,6 +72,7 @@ int run_chain(const ChainRequest& request, const Device& device, bench::ResultLo
     if (!added) return output.fail(added.error());
   }
   if (kept > 0) output.text("{} chains were in {} already\n", kept, log.path());
+  if (left > 0) output.text("{} chains are left: the time limit is over\n", left);
   if (const Result<void> written = log.write(); !written) return output.fail(written.error());
   return output.finish(bench::to_json(log.file()), wrong > 0 ? kCheckFailed : kOk);
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "bench/chain.h"
+#include "bench/duty.h"
 #include "bench/results.h"
 #include "cli/output.h"
 
@@ -14,6 +15,7 @@ struct ChainRequest {
   std::vector<int64_t> ms;
   std::vector<bench::Duty> duties;  // one for each m
   bench::ChainOptions options;      // all but the duty
+  bench::TimeLimit limit;
 };
 
 int run_chain(const ChainRequest& request, const Device& device, bench::ResultLog log, const Output& output);

@@ -15,6 +15,7 @@ constexpr Verb kVerbs[] = {
     {"inspect", "Say what a checkpoint or packed file holds, and check all of it", add_inspect},
     {"verify", "Run every quantized layer and compare it with the reference", add_verify},
     {"bench", "Measure kernels against the dense product and the physical limit", add_bench},
+    {"tune", "Measure which kernel is quickest, and write the table that plans can be made by", add_tune},
     {"kernels", "List the kernels, or say why each can or cannot do a problem", add_kernels},
     {"doctor", "Say what this machine has and what will run on it", add_doctor},
     {"demo", "Quantize a model, write it, read it back and run every layer", add_demo},

@@ -24,8 +24,13 @@ std::string clock_text(double seconds) {
 Progress::Progress(std::string what)
     : what_(std::move(what)), visible_(isatty(STDERR_FILENO) == 1), begin_(Clock::now()) {}
 
-Progress::~Progress() {
-  if (shown_) fmt::print(stderr, "\r\x1b[K");
+Progress::~Progress() { clear(); }
+
+void Progress::clear() {
+  if (!shown_) return;
+  fmt::print(stderr, "\r\x1b[K");
+  std::fflush(stderr);
+  shown_ = false;
 }
 
 void Progress::update(int64_t done, int64_t total) {

@@ -16,6 +16,7 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void update(int64_t done, int64_t total);
+  void clear();  // for a line of output; the next update draws the bar again
   // For a function that reports its progress to a callback.
   std::function<void(int64_t, int64_t)> callback() {
     return [this](int64_t done, int64_t total) { update(done, total); };

@@ -214,7 +214,7 @@ Json to_json(const Cost& cost) {
 Result<void> run(const Options& options, const std::string& command) {
   const Result<Device> device = Device::cuda();
   if (!device) return device.error();
-  Json file = to_json(describe_run(*device, command));
+  Json file = to_json(ResultFile{.run = describe_run(*device, command), .rows = {}});
   file.erase("floor");
   fmt::print("{}; {} batches of {} launches\n", device->name, kBatches, kBatch);
   fmt::print("{:>28} {:>8} {:>10} {:>20} {:>9} {:>8}  {}\n", "problem", "buffers", "launch us", "cudaLaunchKernelExC",

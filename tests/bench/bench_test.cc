@@ -190,13 +190,13 @@ TEST(DenseGemm, EqualsPlainLoopsOnIntegers) {
 }
 
 TEST(Results, SurviveTheFile) {
-  ResultFile file{.machine = "gpu",
-                  .name = "NVIDIA H200",
-                  .driver = "580.159",
-                  .cuda = "13.0",
-                  .commit = "abc",
-                  .date = "2026-11-25T00:00:00Z",
-                  .command = "nybble bench"};
+  ResultFile file{.run = {.machine = "gpu",
+                          .name = "NVIDIA H200",
+                          .driver = "580.159",
+                          .cuda = "13.0",
+                          .commit = "abc",
+                          .date = "2026-11-25T00:00:00Z",
+                          .command = "nybble bench"}};
   Measurement measurement{
       .problem = *parse_problem("m1 n4096 k4096 bf16 g128"), .kernel = "some_kernel", .pdl = true, .floor_us = 1.84};
   measurement.ours = {.us = 3.28, .spread = 0.01, .sm_mhz = 1980.0};

@@ -71,8 +71,7 @@ TEST(ChainRow, SurvivesTheFile) {
   measurement.floor_us = 761.5;
   measurement.overlapped = {.us = 950.25, .spread = 0.01, .sm_mhz = 1800};
   measurement.plain = {.us = 1200.5, .spread = 0.02, .sm_mhz = 1801};
-  const ResultFile file{.machine = "gpu",
-                        .name = "NVIDIA H200",
+  const ResultFile file{.run = {.machine = "gpu", .name = "NVIDIA H200"},
                         .rows = {row_of(measurement, true, Duty::kIdle10), row_of(measurement, false, Duty::kIdle10)}};
   const std::string path = testing::TempDir() + "/chain_row.json";
   ASSERT_TRUE(write_results(file, path));
@@ -91,7 +90,7 @@ TEST(ChainRow, SurvivesTheFile) {
 TEST(ResultLog, AddsToAFileOfTheSameRunOnly) {
   const std::string path = testing::TempDir() + "/result_log.json";
   std::remove(path.c_str());
-  const ResultFile run{.machine = "gpu", .name = "NVIDIA H200", .driver = "1", .commit = "abc"};
+  const RunInfo run{.machine = "gpu", .name = "NVIDIA H200", .driver = "1", .commit = "abc"};
   const Row row{.problem = "m1 n64 k64 bf16 g128", .impl = "nybble", .m = 1, .n = 64, .k = 64, .duty = "idle10"};
   {
     Result<ResultLog> log = ResultLog::open(run, "", path);
@@ -104,7 +103,7 @@ TEST(ResultLog, AddsToAFileOfTheSameRunOnly) {
   ASSERT_TRUE(again) << again.error().message;
   EXPECT_TRUE(again->has(row));
   EXPECT_EQ(again->file().rows.size(), 1u);
-  ResultFile other = run;
+  RunInfo other = run;
   other.commit = "def";
   const Result<ResultLog> refused = ResultLog::open(other, "", path);
   ASSERT_FALSE(refused);

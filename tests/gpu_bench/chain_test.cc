@@ -35,7 +35,7 @@ class GpuChain : public ::testing::Test {
   }
 
   void expect_same_bits(const ChainSpec& spec, int64_t m, const std::vector<std::string>& kernels) {
-    const Result<ChainCheck> check = chain_->check(m, kernels);
+    const Result<ChainCheck> check = chain_->check(m, {.kernels = kernels});
     ASSERT_TRUE(check) << check.error().message;
     EXPECT_EQ(check->wrong, "") << chain_text(spec, m);
   }

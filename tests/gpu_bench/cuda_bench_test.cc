@@ -3,6 +3,7 @@
 
 #include "bench/bench.h"
 #include "bench/random_data.h"
+#include "bench/tuning.h"
 
 namespace nybble::bench {
 namespace {
@@ -46,6 +47,30 @@ TEST(CudaBench, LaunchesWithoutOverlapWhenAsked) {
   EXPECT_FALSE(measured->pdl);
   EXPECT_EQ(measured->wrong, "");
   EXPECT_FALSE(measured->dense);
+}
+
+TEST(CudaBench, KernelsTakeTurns) {
+  const Result<Device> device = Device::cuda();
+  if (!device) GTEST_SKIP() << device.error().message;
+  if (device->sm != 90) GTEST_SKIP() << "needs compute capability 9.0, " << device->name << " has another";
+  Result<std::unique_ptr<Bench>> bench = open_bench(*device, "");
+  ASSERT_TRUE(bench) << bench.error().message;
+  ASSERT_TRUE((*bench)->load(random_weight(1536, 4096, {.group_size = 128}, 1), DType::kBf16, 16));
+  for (const int64_t m : {1, 16}) {
+    const Candidates tried = candidates(Work{.format = {.group_size = 128}}.problem({1536, 4096, ""}, m), *device, 0);
+    ASSERT_GT(tried.kernels.size(), 1u);
+    const Result<std::vector<Measurement>> measured =
+        (*bench)->measure_each(m, tried.kernels, {.replays = 4, .keep_within = 1.1});
+    ASSERT_TRUE(measured) << measured.error().message;
+    ASSERT_EQ(measured->size(), tried.kernels.size());
+    for (size_t i = 0; i < measured->size(); ++i) {
+      const Measurement& one = (*measured)[i];
+      EXPECT_EQ(one.kernel, tried.kernels[i]);
+      EXPECT_EQ(one.wrong, "") << one.kernel;
+      EXPECT_GT(one.ours.us, one.floor_us) << one.kernel;
+      EXPECT_LT(one.ours.us, 1000) << one.kernel;
+    }
+  }
 }
 
 }  // namespace

@@ -1,0 +1,138 @@
+// Choosing whom to time, timing them, and the JSON of it.
+#include "bench/tuning.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <numeric>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/parallel.h"
+#include "bench/random_data.h"
+#include "dispatch/tuning_data.h"
+
+namespace nybble::bench {
+namespace {
+
+constexpr int kSchema = 1;
+constexpr uint64_t kLargestFile = uint64_t{64} << 20;
+constexpr double kHopeless = 4;  // times the lowest estimate: further off than any estimate is wrong
+
+}  // namespace
+
+TuningFile::TuningFile(const RunInfo& run, const Device& device)
+    : head_({{"schema", kSchema}, {"kind", "tuning table"}}) {
+  head_.update(to_json(run));
+  if (device.kind == DeviceKind::kCpu)
+    head_["threads"] = device.num_threads > 0 ? device.num_threads : base::default_threads();
+  head_["duty_cycles"] = duty_cycles();
+}
+
+Result<TuningFile> TuningFile::extend(const std::string& path, const RunInfo& run, const Device& device) {
+  TuningFile file(run, device);
+  if (!std::filesystem::exists(path)) return file;
+  const Result<base::File> opened = base::File::open(path);
+  if (!opened) return opened.error();
+  const Result<std::string> text = base::read_file(*opened, kLargestFile);
+  if (!text) return text.error();
+  const Result<TuningTable> table = parse_tuning_table(*text, path);  // checks every row
+  if (!table) return table.error();
+  if (!table->made_for(device))
+    return invalid_argument(
+        "{} was measured on '{}' or with another number of threads; this is '{}': give --resume another file", path,
+        table->device(), tuned_device_name(device));
+  try {
+    Json json = Json::parse(*text);
+    if (Result<void> same = check_same_run(path, run_from(json), run); !same) return same.error();
+    file.rows_ = std::move(json.at("rows"));
+    json.erase("rows");
+    file.head_ = std::move(json);
+    for (const Json& row : file.rows_) file.problems_.insert(row.at("problem"));
+  } catch (const Json::exception& error) {
+    return invalid_data("{} is no tuning table: {}", path, error.what());
+  }
+  return file;
+}
+
+void TuningFile::add(const Problem& problem, Duty duty, const std::vector<Measurement>& measured,
+                     const std::vector<double>& estimates_us) {
+  std::vector<size_t> order(measured.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::erase_if(order, [&](size_t i) { return !measured[i].wrong.empty(); });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return measured[a].ours.us < measured[b].ours.us; });
+  Json kernels = Json::array();
+  for (const size_t i : order)
+    kernels.push_back({{"kernel", measured[i].kernel},
+                       {"us", rounded(measured[i].ours.us)},
+                       {"estimate_us", rounded(estimates_us[i])},
+                       {"spread", rounded(measured[i].ours.spread)}});
+  const std::string text = to_string(problem);
+  problems_.insert(text);
+  rows_.push_back({{"problem", text}, {"duty", duty_name(duty)}, {"kernels", std::move(kernels)}});
+}
+
+Result<void> TuningFile::write(const std::string& path) const {
+  Json file = head_;
+  file["rows"] = rows_;
+  return write_json(std::move(file), path);
+}
+
+Candidates candidates(const Problem& problem, const Device& device, int top) {
+  std::vector<KernelVerdict> fitting = explain_kernels(problem, device, {.table = TuningTable()});
+  std::erase_if(fitting, [](const KernelVerdict& verdict) { return !verdict.fits; });
+  std::stable_sort(fitting.begin(), fitting.end(),
+                   [](const KernelVerdict& a, const KernelVerdict& b) { return a.estimated_us < b.estimated_us; });
+  if (top > 0) {
+    if (fitting.size() > static_cast<size_t>(top)) fitting.resize(top);
+    std::erase_if(fitting, [lowest = fitting.empty() ? 0 : fitting[0].estimated_us](const KernelVerdict& verdict) {
+      return verdict.estimated_us > kHopeless * lowest;
+    });
+  }
+  Candidates chosen;
+  for (const KernelVerdict& verdict : fitting) {
+    chosen.kernels.push_back(verdict.kernel);
+    chosen.estimates_us.push_back(verdict.estimated_us);
+  }
+  return chosen;
+}
+
+Result<TuneReport> tune(Bench& bench, const Work& work, const TuneOptions& options, TuningFile& file,
+                        const std::function<Result<void>(int64_t)>& done) {
+  TuneReport report;
+  const int64_t max_m = *std::max_element(work.ms.begin(), work.ms.end());
+  int64_t count = 0;
+  for (const Shape& shape : work.shapes) {
+    bool loaded = false;
+    for (const int64_t m : work.ms) {
+      const Problem problem = work.problem(shape, m);
+      const Candidates tried = candidates(problem, bench.device(), options.top);
+      if (file.has(problem)) {
+        ++report.kept;
+      } else if (options.limit.over()) {
+        ++report.left;
+      } else if (tried.kernels.empty()) {
+        report.refused.push_back(make_plan(problem, bench.device()).error().message);
+      } else {
+        if (!loaded) {
+          const Result<void> load = bench.load(random_weight(shape.n, shape.k, work.format, 1), work.act, max_m);
+          if (!load) return load.error();
+          loaded = true;
+        }
+        MeasureOptions measure = options.measure;
+        measure.duty = options.duty.value_or(usual_duty(m));
+        const Result<std::vector<Measurement>> measured = bench.measure_each(m, tried.kernels, measure);
+        if (!measured) return measured.error();
+        for (const Measurement& one : *measured)
+          if (!one.wrong.empty())
+            report.wrong.push_back(fmt::format("{} for '{}': {}", one.kernel, to_string(problem), one.wrong));
+        file.add(problem, measure.duty, *measured, tried.estimates_us);
+        ++report.measured;
+      }
+      if (Result<void> fine = done(++count); !fine) return fine.error();
+    }
+  }
+  return report;
+}
+
+}  // namespace nybble::bench
