@@ -2,8 +2,8 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/name_pattern.h"
 #include "bench/random_data.h"
-#include "checkpoint/name_pattern.h"
 #include "cli/layer_check.h"
 #include "cli/options.h"
 #include "cli/packed_file.h"
@@ -56,7 +56,7 @@ Result<Source> open_source(const Options& options) {
   Result<std::unique_ptr<Checkpoint>> opened = open_checkpoint(options.path);
   if (!opened) return opened.error();
   source.checkpoint = std::move(*opened);
-  const Result<checkpoint::NamePattern> pattern = checkpoint::NamePattern::compile(options.layers);
+  const Result<base::NamePattern> pattern = base::NamePattern::compile(options.layers);
   if (!pattern) return pattern.error();
   int quantized = 0;
   for (const LayerInfo& layer : source.checkpoint->layers()) {

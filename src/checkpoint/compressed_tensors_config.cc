@@ -124,7 +124,7 @@ Result<CompressedTensorsConfig::Targets> CompressedTensorsConfig::Targets::parse
       targets.words.push_back(word);
       continue;
     }
-    Result<NamePattern> pattern = NamePattern::compile(word.substr(kPatternMark.size()));
+    Result<base::NamePattern> pattern = base::NamePattern::compile(word.substr(kPatternMark.size()));
     if (!pattern) return unsupported("{}: {}", what, pattern.error().message);
     targets.patterns.push_back(std::move(*pattern));
   }
@@ -137,7 +137,8 @@ bool CompressedTensorsConfig::Targets::names(const std::string& layer) const {
 }
 
 bool CompressedTensorsConfig::Targets::matches(const std::string& layer) const {
-  return std::any_of(patterns.begin(), patterns.end(), [&](const NamePattern& p) { return p.matches_start(layer); });
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [&](const base::NamePattern& p) { return p.matches_start(layer); });
 }
 
 // A word that begins with a capital and has no dot is a class: module names of the models in this world do neither.

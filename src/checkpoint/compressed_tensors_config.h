@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/name_pattern.h"
+#include "base/name_pattern.h"
 #include "nybble/types.h"
 
 namespace nybble::checkpoint {
@@ -32,7 +32,7 @@ class CompressedTensorsConfig {
   // What a layer can be called by: its name, a regular expression for it ("re:..."), or its class ("Linear").
   struct Targets {
     std::vector<std::string> words;
-    std::vector<NamePattern> patterns;
+    std::vector<base::NamePattern> patterns;
 
     static Result<Targets> parse(const nlohmann::json& list, const std::string& what);
     bool names(const std::string& layer) const;

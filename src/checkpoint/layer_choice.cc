@@ -5,8 +5,8 @@
 
 #include "base/error.h"
 #include "base/json_text.h"
+#include "base/name_pattern.h"
 #include "checkpoint/layers.h"
-#include "checkpoint/name_pattern.h"
 
 namespace nybble {
 
@@ -21,18 +21,18 @@ bool is_default_quantized(const std::string& tensor_name, int rank) {
 namespace checkpoint {
 namespace {
 
-Result<std::vector<NamePattern>> compile_all(const std::vector<std::string>& texts) {
-  std::vector<NamePattern> patterns;
+Result<std::vector<base::NamePattern>> compile_all(const std::vector<std::string>& texts) {
+  std::vector<base::NamePattern> patterns;
   for (const std::string& text : texts) {
-    Result<NamePattern> pattern = NamePattern::compile(text);
+    Result<base::NamePattern> pattern = base::NamePattern::compile(text);
     if (!pattern) return pattern.error();
     patterns.push_back(std::move(*pattern));
   }
   return patterns;
 }
 
-bool any_found(const std::vector<NamePattern>& patterns, const std::string& name) {
-  return std::any_of(patterns.begin(), patterns.end(), [&](const NamePattern& p) { return p.found_in(name); });
+bool any_found(const std::vector<base::NamePattern>& patterns, const std::string& name) {
+  return std::any_of(patterns.begin(), patterns.end(), [&](const base::NamePattern& p) { return p.found_in(name); });
 }
 
 // Some models (GPT-2's Conv1D) store a linear layer's weight transposed. Their bias gives them away where n is not k.
@@ -54,9 +54,9 @@ std::string fitting_groups(int64_t k) {
 }  // namespace
 
 Result<LayerChoice> choose_layers(const ModelFiles& model, const QuantizeModelOptions& options) {
-  const Result<std::vector<NamePattern>> include = compile_all(options.include);
+  const Result<std::vector<base::NamePattern>> include = compile_all(options.include);
   if (!include) return include.error();
-  const Result<std::vector<NamePattern>> exclude = compile_all(options.exclude);
+  const Result<std::vector<base::NamePattern>> exclude = compile_all(options.exclude);
   if (!exclude) return exclude.error();
   LayerChoice choice;
   for (const TensorRef& tensor : model.tensors()) {

@@ -1,13 +1,13 @@
-#include "checkpoint/name_pattern.h"
+#include "base/name_pattern.h"
 
 #include "base/error.h"
 #include "base/json_text.h"
 
-namespace nybble::checkpoint {
+namespace nybble::base {
 namespace {
 
 // libstdc++'s default matcher recurses once per character and backtracks exponentially; this one does neither. It knows
-// no back references, which layer names have no use for.
+// no back references, which names have no use for.
 #ifdef __GLIBCXX__
 constexpr auto kBounded = std::regex_constants::__polynomial;
 #else
@@ -20,7 +20,7 @@ constexpr size_t kMaxPatternBytes = 2048;
 
 Result<NamePattern> NamePattern::compile(const std::string& text) {
   if (text.size() > kMaxPatternBytes)
-    return invalid_argument("the regular expression {} has {} bytes; at most {} are allowed", base::printable(text),
+    return invalid_argument("the regular expression {} has {} bytes; at most {} are allowed", printable(text),
                             text.size(), kMaxPatternBytes);
   NamePattern pattern;
   pattern.text_ = text;
@@ -28,8 +28,8 @@ Result<NamePattern> NamePattern::compile(const std::string& text) {
     pattern.regex_ = std::regex(text, std::regex_constants::ECMAScript | kBounded);
   } catch (const std::regex_error& error) {
     return invalid_argument(
-        "{} is no regular expression that nybble can use (ECMAScript syntax, no back references): {}",
-        base::printable(text), error.what());
+        "{} is no regular expression that nybble can use (ECMAScript syntax, no back references): {}", printable(text),
+        error.what());
   }
   return pattern;
 }
@@ -40,4 +40,4 @@ bool NamePattern::matches_start(const std::string& name) const {
   return std::regex_search(name, regex_, std::regex_constants::match_continuous);
 }
 
-}  // namespace nybble::checkpoint
+}  // namespace nybble::base

@@ -1,5 +1,5 @@
-// Regular expressions over layer names. They may come from a hostile config.json, so no pattern can blow up: matching
-// takes polynomial time and a pattern's size is bounded.
+// Regular expressions over names of layers and kernels. They may come from a hostile config.json, so no pattern can
+// blow up: matching takes polynomial time and a pattern's size is bounded.
 #pragma once
 
 #include <regex>
@@ -7,7 +7,7 @@
 
 #include "nybble/result.h"
 
-namespace nybble::checkpoint {
+namespace nybble::base {
 
 class NamePattern {
  public:
@@ -22,4 +22,4 @@ class NamePattern {
   std::regex regex_;
 };
 
-}  // namespace nybble::checkpoint
+}  // namespace nybble::base
