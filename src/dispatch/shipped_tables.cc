@@ -31,7 +31,7 @@ constexpr Word kH200[] = {
 #undef SHAPE
 #undef AT
 
-TuningTable read(const char* device, const Word* begin, const Word* end) {
+TuningTable read(const std::string& device, const Word* begin, const Word* end) {
   auto data = std::make_shared<TuningData>();
   data->device = device;
   Problem problem;
@@ -54,6 +54,8 @@ TuningTable read(const char* device, const Word* begin, const Word* end) {
 
 }  // namespace
 
-std::vector<TuningTable> read_shipped_tables() { return {read("NVIDIA H200", std::begin(kH200), std::end(kH200))}; }
+std::vector<TuningTable> read_shipped_tables() {
+  return {read(Device::h200().name, std::begin(kH200), std::end(kH200))};
+}
 
 }  // namespace nybble

@@ -3,8 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
 #include <memory>
 
+#include "dispatch/shipped_tables.h"
 #include "dispatch/tuning_data.h"
 #include "nybble/gemm.h"
 #include "registry/registry.h"
@@ -174,9 +177,16 @@ TEST(MakePlanByTable, RefusesTheTableOfAnotherDevice) {
   ASSERT_TRUE(h200) << h200.error().message;
   EXPECT_TRUE(h200->made_for(Device::h200()));
   EXPECT_TRUE(make_plan(problem_of(16), Device::h200(), {.table = *h200}));
+  Device second = Device::h200();
+  second.ordinal = 1;
+  EXPECT_TRUE(h200->made_for(second));
   Device h100 = Device::h200();
-  h100.name = "NVIDIA H100 80GB HBM3";
-  EXPECT_FALSE(h200->made_for(h100));
+  // Names as the CUDA runtime gives them: other chips, and slices of this one, that are as like as can be otherwise.
+  for (const char* name :
+       {"NVIDIA H200 NVL", "NVIDIA H200 MIG 1g.18gb", "NVIDIA GH200 480GB", "NVIDIA H100 80GB HBM3"}) {
+    h100.name = name;
+    EXPECT_FALSE(h200->made_for(h100)) << name;
+  }
   for (const Device& device : {h100, kCpu}) {
     const Result<Plan> plan = make_plan(problem_of(16), device, {.table = *h200});
     ASSERT_FALSE(plan) << device.name;
@@ -247,6 +257,15 @@ TEST(TuningTable, IsLoadedFromAFile) {
   const Result<TuningTable> table = load_tuning_table(path);
   ASSERT_TRUE(table) << table.error().message;
   EXPECT_EQ(table->num_problems(), 1u);
+}
+
+// scripts/ship_tables.py takes tunings of the GPU of this name only.
+TEST(ShippedTable, IsThatOfTheGpuThatTheScriptNames) {
+  std::ifstream script(std::string(NYBBLE_SOURCE_DIR) + "/scripts/ship_tables.py");
+  const std::string text{std::istreambuf_iterator<char>(script), {}};
+  EXPECT_THAT(text, HasSubstr("\"h200\": \"" + Device::h200().name + "\""));
+  for (const TuningTable& table : read_shipped_tables())
+    EXPECT_TRUE(table.empty() || table.device() == Device::h200().name) << table.device();
 }
 
 TEST(ShippedTable, NamesOnlyKernelsOfThisLibrary) {
