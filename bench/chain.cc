@@ -117,6 +117,7 @@ class CudaChain : public Chain {
   struct Graphs {
     std::vector<Plan> overlapped_plans, plain_plans;  // of every launch
     GraphExec overlapped, plain;
+    size_t workspace_bytes = 0;  // of the launch that needs most
   };
 
   int num_launches() const { return spec_.blocks * static_cast<int>(spec_.layers.size()); }
@@ -125,7 +126,6 @@ class CudaChain : public Chain {
   Result<Graphs> make_graphs(int64_t m, const ChainOptions& options) {
     const std::vector<std::string>& kernels = options.kernels;
     Graphs graphs;
-    size_t workspace_bytes = 0;
     std::map<std::string, Plan> known;  // by question: most launches ask what another one asked
     for (const bool pdl : {true, false}) {
       for (int i = 0; i < num_launches(); ++i) {
@@ -139,12 +139,13 @@ class CudaChain : public Chain {
           if (!plan) return plan.error();
           found = known.emplace(question, std::move(*plan)).first;
         }
-        workspace_bytes = std::max(workspace_bytes, found->second.workspace_bytes());
+        graphs.workspace_bytes = std::max(graphs.workspace_bytes, found->second.workspace_bytes());
         (pdl ? graphs.overlapped_plans : graphs.plain_plans).push_back(found->second);
       }
     }
-    // Launches of one stream may share a workspace.
-    if (Result<void> done = workspace_.reserve(workspace_bytes); !done) return done.error();
+    // Launches of one stream may share a workspace, also those that overlap: a kernel touches it only
+    // when its predecessor has ended.
+    if (Result<void> done = workspace_.reserve(graphs.workspace_bytes); !done) return done.error();
     for (const bool pdl : {true, false}) {
       const std::vector<Plan>& plans = pdl ? graphs.overlapped_plans : graphs.plain_plans;
       Result<GraphExec> graph = timer_.capture([&] {
@@ -165,15 +166,16 @@ class CudaChain : public Chain {
                          .weight = weights_[launch_index].blob.data(),
                          .out = outs_[place].data(),
                          .workspace = workspace_.data(),
-                         .workspace_bytes = workspace_.size_bytes(),
+                         .workspace_bytes = plan.workspace_bytes(),
                          .stream = timer_.stream()});
   }
 
-  // All outputs of the last block, after a run into poisoned memory.
-  Result<Outputs> run(const GraphExec& graph, int64_t m) {
-    for (const runtime::DeviceBuffer* buffer : buffers_to_poison())
-      if (buffer->size_bytes() > 0)
-        NYBBLE_CUDA(cudaMemsetAsync(buffer->data(), kNanByte, buffer->size_bytes(), timer_.stream()));
+  // All outputs of the last block, after a run over poisoned ones that finds these bytes in its workspace.
+  Result<Outputs> run(const GraphExec& graph, int64_t m, int workspace_byte) {
+    for (const runtime::DeviceBuffer& out : outs_)
+      NYBBLE_CUDA(cudaMemsetAsync(out.data(), kNanByte, out.size_bytes(), timer_.stream()));
+    if (workspace_.size_bytes() > 0)
+      NYBBLE_CUDA(cudaMemsetAsync(workspace_.data(), workspace_byte, workspace_.size_bytes(), timer_.stream()));
     if (const Result<double> ran = timer_.replay(graph, 1); !ran) return ran.error();
     Outputs outputs;
     for (size_t j = 0; j < outs_.size(); ++j) {
@@ -183,14 +185,8 @@ class CudaChain : public Chain {
     return outputs;
   }
 
-  std::vector<const runtime::DeviceBuffer*> buffers_to_poison() const {
-    std::vector<const runtime::DeviceBuffer*> buffers = {&workspace_};
-    for (const runtime::DeviceBuffer& out : outs_) buffers.push_back(&out);
-    return buffers;
-  }
-
   Result<ChainCheck> compare(const Graphs& graphs, int64_t m) {
-    const Result<Outputs> plain = run(graphs.plain, m);
+    const Result<Outputs> plain = run(graphs.plain, m, kNanByte);
     if (!plain) return plain.error();
     ChainCheck check;
     const FloatArray last{.dtype = spec_.act_dtype, .bytes = plain->back()};
@@ -204,35 +200,46 @@ class CudaChain : public Chain {
           check.rms);
       return check;
     }
+    if (graphs.workspace_bytes > 0) {
+      const Result<Outputs> again = run(graphs.plain, m, 0);
+      if (!again) return again.error();
+      if (const std::string difference = difference_in(*plain, *again); !difference.empty()) {
+        check.wrong = "what the workspace held before changes the outputs of " + difference;
+        return check;
+      }
+    }
     for (int i = 0; i < kOverlappedRuns; ++i) {
-      const Result<Outputs> overlapped = run(graphs.overlapped, m);
+      const Result<Outputs> overlapped = run(graphs.overlapped, m, kNanByte);
       if (!overlapped) return overlapped.error();
-      for (size_t j = 0; j < plain->size(); ++j)
-        if (const std::string difference = difference_in((*plain)[j], (*overlapped)[j], spec_.layers[j]);
-            !difference.empty()) {
-          check.wrong = fmt::format("with overlapping launches the outputs of {} differ from those without: {}",
-                                    shape_text(spec_.layers[j]), difference);
-          return check;
-        }
+      if (const std::string difference = difference_in(*plain, *overlapped); !difference.empty()) {
+        check.wrong = "overlapping launches change the outputs of " + difference;
+        return check;
+      }
     }
     return check;
+  }
+
+  // The first layer whose outputs differ, and how; empty where all bits are the same.
+  std::string difference_in(const Outputs& a, const Outputs& b) const {
+    for (size_t j = 0; j < a.size(); ++j)
+      if (const std::string difference = difference_in(a[j], b[j], spec_.layers[j]); !difference.empty())
+        return fmt::format("{}: {}", shape_text(spec_.layers[j]), difference);
+    return "";
   }
 
   static std::string shape_text(const Shape& shape) {
     return fmt::format("{}{}{}x{}", shape.name, shape.name.empty() ? "" : " ", shape.n, shape.k);
   }
 
-  // Empty where the bits are the same.
-  static std::string difference_in(const std::vector<std::byte>& plain, const std::vector<std::byte>& overlapped,
+  static std::string difference_in(const std::vector<std::byte>& a, const std::vector<std::byte>& b,
                                    const Shape& shape) {
-    if (std::memcmp(plain.data(), overlapped.data(), plain.size()) == 0) return "";
+    if (std::memcmp(a.data(), b.data(), a.size()) == 0) return "";
     int64_t count = 0, first = -1;
-    for (size_t i = 0; i < plain.size(); i += 2) {
-      if (plain[i] == overlapped[i] && plain[i + 1] == overlapped[i + 1]) continue;
+    for (size_t i = 0; i < a.size(); i += 2) {
+      if (a[i] == b[i] && a[i + 1] == b[i + 1]) continue;
       if (count++ == 0) first = static_cast<int64_t>(i / 2);
     }
-    return fmt::format("{} of {} elements, first at [{}, {}]", count, plain.size() / 2, first / shape.n,
-                       first % shape.n);
+    return fmt::format("{} of {} elements, first at [{}, {}]", count, a.size() / 2, first / shape.n, first % shape.n);
   }
 
   Device device_;

@@ -139,6 +139,7 @@ class CpuBench : public Bench {
     one.out.dtype = act_dtype_;
     one.out.bytes.assign(m * weight_.n * dtype_bytes(act_dtype_), std::byte{0xFF});  // NaNs
     one.workspace.emplace(one.plan->workspace_bytes());
+    std::memset(one.workspace->data(), 0xFF, one.workspace->size_bytes());  // it may hold anything
     if (Result<void> done = run(one, 0); !done) return done;
     one.measurement.wrong = wrong_result(one.out, checks.of(one.plan->numerics()));
     return {};

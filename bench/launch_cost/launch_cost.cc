@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "bench/duty.h"
+#include "bench/graph_timer.h"
 #include "bench/random_data.h"
 #include "bench/results.h"
 #include "nybble/pack.h"
@@ -42,10 +42,6 @@ struct Cost {
   double spread = 0;            // (p90 - p10) / median of us
 };
 
-template <auto Destroy> struct Destroyer {
-  template <class T> void operator()(T* object) const { (void)Destroy(object); }
-};
-using Stream = std::unique_ptr<CUstream_st, Destroyer<cudaStreamDestroy>>;
 using Graph = std::unique_ptr<CUgraph_st, Destroyer<cudaGraphDestroy>>;
 
 // The one kernel launch that nybble::launch makes of a plan and arguments, found by capturing it.
@@ -105,7 +101,8 @@ class BareLaunch {
 // Everything a problem needs on the device, with `buffers` places for activations and as many for outputs.
 class Bench {
  public:
-  static Result<Bench> make(const Problem& problem, int buffers) {
+  static Result<Bench> make(const Plan& plan, int buffers) {
+    const Problem& problem = plan.problem();
     Bench bench;
     cudaStream_t stream;
     NYBBLE_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -117,6 +114,7 @@ class Bench {
     if (Result<void> done = bench.weight_.reserve(packed->size_bytes()); !done) return done.error();
     if (Result<void> done = bench.act_.reserve(bench.act_stride_ * buffers); !done) return done.error();
     if (Result<void> done = bench.out_.reserve(bench.out_stride_ * buffers); !done) return done.error();
+    if (Result<void> done = bench.workspace_.reserve(plan.workspace_bytes()); !done) return done.error();
     NYBBLE_CUDA(cudaMemcpy(bench.weight_.data(), packed->data(), packed->size_bytes(), cudaMemcpyHostToDevice));
     NYBBLE_CUDA(cudaMemset(bench.act_.data(), kActByte, bench.act_.size_bytes()));
     NYBBLE_CUDA(cudaDeviceSynchronize());  // the stream does not wait for the default stream
@@ -127,6 +125,8 @@ class Bench {
     return {.act = act_.as<std::byte>() + buffer * act_stride_,
             .weight = weight_.data(),
             .out = out_.as<std::byte>() + buffer * out_stride_,
+            .workspace = workspace_.data(),
+            .workspace_bytes = workspace_.size_bytes(),
             .stream = stream_.get()};
   }
 
@@ -155,12 +155,12 @@ class Bench {
   static size_t stride_of(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
   Stream stream_;
-  runtime::DeviceBuffer weight_, act_, out_;
+  runtime::DeviceBuffer weight_, act_, out_, workspace_;
   size_t act_stride_ = 0, out_stride_ = 0;
 };
 
 Result<Cost> measure(const Plan& plan, int buffers) {
-  Result<Bench> bench = Bench::make(plan.problem(), buffers);
+  Result<Bench> bench = Bench::make(plan, buffers);
   if (!bench) return bench.error();
   Result<BareLaunch> bare = BareLaunch::of(plan, bench->args(0));
   if (!bare) return bare.error();
@@ -243,8 +243,7 @@ int main(int argc, char** argv) {
   // The streaming family; the wgmma family with one and with two tensor maps a launch.
   Options options{.problems = {"m1 n4096 k4096 bf16 g128", "m16 n4096 k4096 bf16 g128", "m256 n4096 k4096 bf16 g128"}};
   CLI::App app("Host time of nybble::launch beside cudaLaunchKernelExC alone.", "launch_cost");
-  app.add_option("problem", options.problems, "What to launch, without bias, residual or workspace")
-      ->capture_default_str();
+  app.add_option("problem", options.problems, "What to launch, without bias or residual")->capture_default_str();
   app.add_option("--kernel", options.plan.kernel, "This kernel instead of the one the planner chooses");
   app.add_flag("--pdl,!--no-pdl", options.plan.pdl, "Launch so that it overlaps its predecessor's end (default: yes)");
   app.add_option("--json", options.json_file, "Write the results to FILE")->type_name("FILE");
