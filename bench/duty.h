@@ -24,12 +24,13 @@ Duty usual_duty(int64_t m);
 // So long new problems are begun.
 class TimeLimit {
  public:
-  explicit TimeLimit(double seconds = 0) : seconds_(seconds) {}  // 0: without end
+  TimeLimit() = default;                                     // without end
+  explicit TimeLimit(double seconds) : seconds_(seconds) {}  // 0: likewise
   bool over() const { return seconds_ > 0 && std::chrono::duration<double>(Clock::now() - begin_).count() > seconds_; }
 
  private:
   using Clock = std::chrono::steady_clock;
-  double seconds_;
+  double seconds_ = 0;
   Clock::time_point begin_ = Clock::now();
 };
 

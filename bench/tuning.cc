@@ -16,20 +16,32 @@ namespace {
 
 constexpr int kSchema = 1;
 constexpr uint64_t kLargestFile = uint64_t{64} << 20;
-constexpr double kHopeless = 4;  // times the lowest estimate: further off than any estimate is wrong
+
+// Why there is nothing to try: no kernel fits, or none of those asked for.
+std::string refusal(const Problem& problem, const Device& device, const KernelChoice& choice) {
+  const Result<Plan> plan = make_plan(problem, device);
+  if (!plan) return plan.error().message;
+  return fmt::format("no kernel for '{}' on {} has a name with '{}' in it; `nybble kernels --why` lists those that fit",
+                     to_string(problem), device.name, choice.names ? choice.names->text() : "");
+}
+
+// Null: all kernels had their chance.
+Json kernels_text(const std::string& kernels) { return kernels.empty() ? Json(nullptr) : Json(kernels); }
 
 }  // namespace
 
-TuningFile::TuningFile(const RunInfo& run, const Device& device)
+TuningFile::TuningFile(const RunInfo& run, const Device& device, const std::string& kernels)
     : head_({{"schema", kSchema}, {"kind", "tuning table"}}) {
   head_.update(to_json(run));
   if (device.kind == DeviceKind::kCpu)
     head_["threads"] = device.num_threads > 0 ? device.num_threads : base::default_threads();
   head_["duty_cycles"] = duty_cycles();
+  head_["kernels"] = kernels_text(kernels);
 }
 
-Result<TuningFile> TuningFile::extend(const std::string& path, const RunInfo& run, const Device& device) {
-  TuningFile file(run, device);
+Result<TuningFile> TuningFile::extend(const std::string& path, const RunInfo& run, const Device& device,
+                                      const std::string& kernels) {
+  TuningFile file(run, device, kernels);
   if (!std::filesystem::exists(path)) return file;
   const Result<base::File> opened = base::File::open(path);
   if (!opened) return opened.error();
@@ -44,6 +56,12 @@ Result<TuningFile> TuningFile::extend(const std::string& path, const RunInfo& ru
   try {
     Json json = Json::parse(*text);
     if (Result<void> same = check_same_run(path, run_from(json), run); !same) return same.error();
+    if (json.at("kernels") != kernels_text(kernels))
+      return invalid_argument(
+          "{} was measured with kernels {}, this run is to try {}; rows of both must not stand in one file: give "
+          "--resume another one",
+          path, json.at("kernels").is_null() ? "of all names" : json.at("kernels").dump(),
+          kernels.empty() ? "all" : kernels_text(kernels).dump());
     file.rows_ = std::move(json.at("rows"));
     json.erase("rows");
     file.head_ = std::move(json);
@@ -78,17 +96,18 @@ Result<void> TuningFile::write(const std::string& path) const {
   return write_json(std::move(file), path);
 }
 
-Candidates candidates(const Problem& problem, const Device& device, int top) {
+Candidates candidates(const Problem& problem, const Device& device, const KernelChoice& choice) {
   std::vector<KernelVerdict> fitting = explain_kernels(problem, device, {.table = TuningTable()});
-  std::erase_if(fitting, [](const KernelVerdict& verdict) { return !verdict.fits; });
+  std::erase_if(fitting, [&](const KernelVerdict& verdict) {
+    return !verdict.fits || (choice.names && !choice.names->found_in(verdict.kernel));
+  });
   std::stable_sort(fitting.begin(), fitting.end(),
                    [](const KernelVerdict& a, const KernelVerdict& b) { return a.estimated_us < b.estimated_us; });
-  if (top > 0) {
-    if (fitting.size() > static_cast<size_t>(top)) fitting.resize(top);
-    std::erase_if(fitting, [lowest = fitting.empty() ? 0 : fitting[0].estimated_us](const KernelVerdict& verdict) {
-      return verdict.estimated_us > kHopeless * lowest;
+  if (choice.top > 0 && fitting.size() > static_cast<size_t>(choice.top)) fitting.resize(choice.top);
+  if (choice.within > 0 && !fitting.empty())
+    std::erase_if(fitting, [limit = choice.within * fitting[0].estimated_us](const KernelVerdict& verdict) {
+      return verdict.estimated_us > limit;
     });
-  }
   Candidates chosen;
   for (const KernelVerdict& verdict : fitting) {
     chosen.kernels.push_back(verdict.kernel);
@@ -106,13 +125,13 @@ Result<TuneReport> tune(Bench& bench, const Work& work, const TuneOptions& optio
     bool loaded = false;
     for (const int64_t m : work.ms) {
       const Problem problem = work.problem(shape, m);
-      const Candidates tried = candidates(problem, bench.device(), options.top);
+      const Candidates tried = candidates(problem, bench.device(), options.choice);
       if (file.has(problem)) {
         ++report.kept;
       } else if (options.limit.over()) {
         ++report.left;
       } else if (tried.kernels.empty()) {
-        report.refused.push_back(make_plan(problem, bench.device()).error().message);
+        report.refused.push_back(refusal(problem, bench.device(), options.choice));
       } else {
         if (!loaded) {
           const Result<void> load = bench.load(random_weight(shape.n, shape.k, work.format, 1), work.act, max_m);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/name_pattern.h"
 #include "bench/duty.h"
 #include "bench/results.h"
 #include "bench/shapes.h"
@@ -16,9 +17,13 @@ namespace nybble::bench {
 // The measurements of one device, as they stand in a file.
 class TuningFile {
  public:
-  TuningFile(const RunInfo& run, const Device& device);
-  // What stands in `path` already, or nothing yet. Rows of another device, driver or commit are refused.
-  static Result<TuningFile> extend(const std::string& path, const RunInfo& run, const Device& device);
+  // `kernels`: the regular expression that chose the kernels by name, which the file then says, because plans by it
+  // will choose no others; empty: all had their chance.
+  TuningFile(const RunInfo& run, const Device& device, const std::string& kernels = "");
+  // What stands in `path` already, or nothing yet. Rows of another device, driver, commit or choice of kernels are
+  // refused.
+  static Result<TuningFile> extend(const std::string& path, const RunInfo& run, const Device& device,
+                                   const std::string& kernels = "");
 
   bool has(const Problem& problem) const { return problems_.contains(to_string(problem)); }
   // Those of `measured` that are right, the quickest first, each with the cost model's estimate.
@@ -34,20 +39,26 @@ class TuningFile {
   std::set<std::string> problems_;
 };
 
+// Which of the kernels that fit a problem are tried: those of such names, of these those of the lowest estimates.
+struct KernelChoice {
+  std::optional<base::NamePattern> names;  // found anywhere in a name; unset: all
+  int top = 8;                             // so many; 0: all
+  double within = 4;                       // and within this factor of the lowest estimate among them; 0: all
+};
+
 struct TuneOptions {
   MeasureOptions measure;    // its kernel and its duty do not count
   std::optional<Duty> duty;  // unset: the usual one for m
-  int top = 8;               // kernels of the lowest estimates that are tried; 0: all that fit
-  TimeLimit limit;           // problems left when it is over are not begun
+  KernelChoice choice;
+  TimeLimit limit;  // problems left when it is over are not begun
 };
 
-// The kernels to try on a problem, and their estimates, lowest first. With `top`, none that is estimated to take
-// several times as long as the first.
+// The kernels to try on a problem, and their estimates, lowest first.
 struct Candidates {
   std::vector<std::string> kernels;
   std::vector<double> estimates_us;
 };
-Candidates candidates(const Problem& problem, const Device& device, int top);
+Candidates candidates(const Problem& problem, const Device& device, const KernelChoice& choice);
 
 struct TuneReport {
   // Problems: measured, those that the file had already, and those that the time limit left.

@@ -9,6 +9,7 @@
 #include "cli/progress.h"
 #include "cli/verbs.h"
 #include "cli/work_options.h"
+#include "registry/registry.h"
 
 namespace nybble::cli {
 namespace {
@@ -17,6 +18,7 @@ constexpr char kExample[] =
     "Examples:\n"
     "  nybble tune --shape 28672x4096,4096x14336 --m 1,2,4,8,16,32,64 --out mine.json\n"
     "  nybble tune --set bench/shapes.txt --resume mine.json      add what is missing\n"
+    "  nybble tune --shape 8192x8192 --m 16 --kernel gemm --within 1.5 --out gemm.json\n"
     "  nybble kernels --why \"m16 n28672 k4096 bf16 g128\" --table mine.json\n"
     "  nybble tune --evaluate mine.json                           how good is the choice without it?\n"
     "Every result is checked before it is timed; kernels take turns, with weights that are never in the cache. A plan "
@@ -28,8 +30,8 @@ constexpr std::chrono::seconds kSaveEvery{5};
 
 struct Options {
   WorkOptions work;
-  std::string out_file, resume_file, evaluate_file;
-  int top = 8;
+  std::string out_file, resume_file, evaluate_file, kernels;
+  bench::KernelChoice choice;
   bool all = false;
   double keep_within = 1.1;
   DeviceOption device;
@@ -80,6 +82,21 @@ int evaluate(const std::string& path, const Output& output) {
   return output.finish({{"ok", true}, {"device", table->device()}, {"formats", formats}}, kOk);
 }
 
+// Those that the options ask for.
+Result<bench::KernelChoice> kernel_choice(const Options& options) {
+  bench::KernelChoice choice = options.choice;
+  if (options.all) choice.top = 0, choice.within = 0;
+  if (options.kernels.empty()) return choice;
+  Result<base::NamePattern> names = base::NamePattern::compile(options.kernels);
+  if (!names) return names.error();
+  choice.names = std::move(*names);
+  if (std::none_of(registry().begin(), registry().end(),
+                   [&](const KernelEntry& entry) { return choice.names->found_in(entry.name); }))
+    return invalid_argument("no kernel of this library has a name with '{}' in it; `nybble kernels` lists them",
+                            options.kernels);
+  return choice;
+}
+
 int run(const Options& options, const Output& output) {
   if (!options.evaluate_file.empty()) return evaluate(options.evaluate_file, output);
   const std::string path = options.resume_file.empty() ? options.out_file : options.resume_file;
@@ -89,10 +106,12 @@ int run(const Options& options, const Output& output) {
   if (!device) return output.fail(device.error(), options.device.exit_for_open(device.error()));
   const Result<bench::Work> work = options.work.work(device->kind);
   if (!work) return output.fail(work.error());
+  Result<bench::KernelChoice> choice = kernel_choice(options);
+  if (!choice) return output.fail(choice.error());
   const bench::RunInfo run_info = bench::describe_run(*device, command_line());
-  Result<bench::TuningFile> file = options.resume_file.empty()
-                                       ? Result<bench::TuningFile>(bench::TuningFile(run_info, *device))
-                                       : bench::TuningFile::extend(path, run_info, *device);
+  Result<bench::TuningFile> file =
+      options.resume_file.empty() ? Result<bench::TuningFile>(bench::TuningFile(run_info, *device, options.kernels))
+                                  : bench::TuningFile::extend(path, run_info, *device, options.kernels);
   if (!file) return output.fail(file.error());
   Result<std::unique_ptr<bench::Bench>> bench = bench::open_bench(*device, "");
   if (!bench) return output.fail(bench.error());
@@ -100,7 +119,9 @@ int run(const Options& options, const Output& output) {
   // Now rather than after the work: a file that cannot be written.
   if (const Result<void> written = file->write(path); !written) return output.fail(written.error());
 
-  bench::TuneOptions tuning{.top = options.all ? 0 : options.top, .limit = bench::TimeLimit(options.work.time_limit)};
+  bench::TuneOptions tuning;
+  tuning.choice = std::move(*choice);
+  tuning.limit = bench::TimeLimit(options.work.time_limit);
   tuning.measure.plan.pdl = !options.work.no_pdl;
   tuning.measure.replays = options.work.replays;
   tuning.measure.keep_within = options.keep_within;
@@ -166,10 +187,20 @@ Run add_tune(CLI::App& app, Output& output) {
       app.add_option("--resume", options->resume_file, "Add to this table; what it holds is not measured again")
           ->type_name("FILE")
           ->excludes(out);
-  auto* const top = app.add_option("--top", options->top, "Try so many kernels, those of the lowest estimates")
+  app.add_option("--kernel", options->kernels,
+                 "Try only kernels in whose name this regular expression is found; plans by such a table choose among "
+                 "these only")
+      ->type_name("REGEX");
+  auto* const top = app.add_option("--top", options->choice.top, "Try so many kernels, those of the lowest estimates")
                         ->check(CLI::Range(1, 1000))
                         ->capture_default_str();
-  app.add_flag("--all", options->all, "Try every kernel that can do the problem")->excludes(top);
+  auto* const within = app.add_option("--within", options->choice.within,
+                                      "Try only kernels estimated to take at most this factor of the lowest estimate")
+                           ->check(CLI::Range(1.0, 1e6))
+                           ->capture_default_str();
+  app.add_flag("--all", options->all, "Try every kernel that can do the problem, of --kernel's where that is given")
+      ->excludes(top)
+      ->excludes(within);
   app.add_option("--keep-within", options->keep_within,
                  "After two replays go on only with kernels within this factor of the quickest; 0: with all")
       ->check(CLI::Range(0.0, 100.0))

@@ -26,6 +26,9 @@ def read_times(files, gpu):
             sys.exit(f"ship_tables: {file} is no tuning table of schema 1")
         if table["gpu"] != gpu:
             sys.exit(f"ship_tables: {file} was measured on {table['gpu']}, not on {gpu}")
+        if table["kernels"] is not None:
+            sys.exit(f"ship_tables: {file} was measured with --kernel {table['kernels']}; plans by it would choose no other kernel, "
+                     "so only tables without it ship")
         origins.append(f"// {file.name}: driver {table['driver']}, CUDA {table['cuda']}, commit {table['commit']}, {table['date']}\n")
         for row in table["rows"]:
             m, n, k, words = PROBLEM.fullmatch(row["problem"]).groups()

@@ -75,6 +75,14 @@ const RunInfo kRun{.machine = "gpu",
                    .command = "nybble tune"};
 const Work kWork{.shapes = {{256, 512, ""}, {320, 512, ""}}, .ms = {4, 300}, .format = {.group_size = 128}};
 
+const KernelChoice kAll{.top = 0, .within = 0};
+
+TuneOptions with(const KernelChoice& choice) {
+  TuneOptions options;
+  options.choice = choice;
+  return options;
+}
+
 Result<void> ignore(int64_t) { return {}; }
 
 class Tuning : public testing::Test {
@@ -89,21 +97,74 @@ class Tuning : public testing::Test {
 
 TEST_F(Tuning, TriesTheKernelsOfTheLowestEstimates) {
   const Problem problem = *parse_problem("m4 n4096 k4096 bf16 g128");
-  const Candidates all = candidates(problem, Device::h200(), 0);
+  const Candidates all = candidates(problem, Device::h200(), kAll);
   ASSERT_GE(all.kernels.size(), 3u);
   EXPECT_TRUE(std::is_sorted(all.estimates_us.begin(), all.estimates_us.end()));
-  const Candidates two = candidates(problem, Device::h200(), 2);
-  ASSERT_LE(two.kernels.size(), 2u);
+  const Candidates two = candidates(problem, Device::h200(), {.top = 2, .within = 0});
+  ASSERT_EQ(two.kernels.size(), 2u);
   for (size_t i = 0; i < two.kernels.size(); ++i) EXPECT_EQ(two.kernels[i], all.kernels[i]);
-  const Candidates many = candidates(problem, Device::h200(), 1000);
-  EXPECT_LE(many.estimates_us.back(), 4 * many.estimates_us.front());
-  EXPECT_TRUE(candidates(*parse_problem("m4 n64 k64 fp32 g16"), Device::h200(), 8).kernels.empty());
+  EXPECT_TRUE(candidates(*parse_problem("m4 n64 k64 fp32 g16"), Device::h200(), {}).kernels.empty());
+}
+
+TEST_F(Tuning, LeavesOutKernelsWhoseEstimatesAreFarOff) {
+  const Problem problem = *parse_problem("m4 n4096 k4096 bf16 g128");
+  const Candidates all = candidates(problem, Device::h200(), kAll);
+  ASSERT_GE(all.kernels.size(), 3u);
+  // Just as far as the second, and not quite so far.
+  for (const double share : {1 + 1e-12, 1 - 1e-12}) {
+    const double within = share * all.estimates_us[1] / all.estimates_us[0];
+    const int64_t count = std::count_if(all.estimates_us.begin(), all.estimates_us.end(),
+                                        [&](double us) { return us <= within * all.estimates_us[0]; });
+    EXPECT_THAT(count, testing::AllOf(testing::Ge(1), testing::Lt(static_cast<int64_t>(all.kernels.size()))));
+    EXPECT_EQ(candidates(problem, Device::h200(), {.top = 0, .within = within}).kernels,
+              std::vector(all.kernels.begin(), all.kernels.begin() + count));
+  }
+  EXPECT_THAT(candidates(problem, Device::h200(), {.within = 1}).kernels, ElementsAre(all.kernels[0]));
+}
+
+TEST_F(Tuning, TriesKernelsOfSuchNamesOnly) {
+  const Problem problem = *parse_problem("m4 n4096 k4096 bf16 g128");
+  KernelChoice choice = kAll;
+  choice.names = *base::NamePattern::compile("gemm_.*t128x|dequantize");
+  const Candidates named = candidates(problem, Device::h200(), choice);
+  ASSERT_GE(named.kernels.size(), 2u);
+  EXPECT_LT(named.kernels.size(), candidates(problem, Device::h200(), kAll).kernels.size());
+  for (const std::string& kernel : named.kernels)
+    EXPECT_TRUE(kernel.starts_with("sm90_gemm_") || kernel.starts_with("sm90_dequantize_")) << kernel;
+  // The lowest estimate is that among them, so that something is always tried.
+  choice.within = 1;
+  EXPECT_THAT(candidates(problem, Device::h200(), choice).kernels, ElementsAre(named.kernels[0]));
+
+  choice.names = *base::NamePattern::compile("cpu_reference");
+  TuningFile file(kRun, bench_.device());
+  const Result<TuneReport> report =
+      tune(bench_, {{{256, 512, ""}}, {4}, kWork.format, kWork.act}, with(choice), file, ignore);
+  ASSERT_TRUE(report) << report.error().message;
+  ASSERT_THAT(report->refused, SizeIs(1));
+  EXPECT_THAT(report->refused[0], HasSubstr("'m4 n256 k512 bf16 g128'"));
+  EXPECT_THAT(report->refused[0], HasSubstr("'cpu_reference'"));
+  EXPECT_EQ(file.size(), 0u);
+}
+
+TEST_F(Tuning, ATimeLimitLeavesTheRest) {
+  TuningFile file(kRun, bench_.device());
+  TuneOptions out_of_time;
+  out_of_time.limit = TimeLimit(1e-9);
+  const Result<TuneReport> report = tune(bench_, kWork, out_of_time, file, ignore);
+  ASSERT_TRUE(report) << report.error().message;
+  EXPECT_EQ(report->left, 4);
+  EXPECT_EQ(report->measured, 0);
+  EXPECT_THAT(bench_.loads, SizeIs(0));
+  const Result<TuneReport> rest = tune(bench_, kWork, {}, file, ignore);
+  ASSERT_TRUE(rest) << rest.error().message;
+  EXPECT_EQ(rest->left, 0);
+  EXPECT_EQ(rest->measured, 4);
 }
 
 TEST_F(Tuning, MeasuresEveryProblemOnceAndLoadsEveryShapeOnce) {
   TuningFile file(kRun, bench_.device());
   std::vector<int64_t> counts;
-  const Result<TuneReport> report = tune(bench_, kWork, {.top = 0}, file, [&](int64_t done) -> Result<void> {
+  const Result<TuneReport> report = tune(bench_, kWork, with(kAll), file, [&](int64_t done) -> Result<void> {
     counts.push_back(done);
     return {};
   });
@@ -117,7 +178,7 @@ TEST_F(Tuning, MeasuresEveryProblemOnceAndLoadsEveryShapeOnce) {
   EXPECT_EQ(row["problem"], "m4 n256 k512 bf16 g128");
   EXPECT_EQ(row["duty"], "idle10");
   // The last one asked for was the quickest.
-  const Candidates asked = candidates(*parse_problem("m4 n256 k512 bf16 g128"), Device::h200(), 0);
+  const Candidates asked = candidates(*parse_problem("m4 n256 k512 bf16 g128"), Device::h200(), kAll);
   ASSERT_THAT(row["kernels"], SizeIs(asked.kernels.size()));
   EXPECT_EQ(row["kernels"][0]["kernel"], asked.kernels.back());
   EXPECT_EQ(row["kernels"][0]["us"], 10.0);
@@ -151,6 +212,14 @@ TEST_F(Tuning, RefusesToMixRuns) {
   ASSERT_FALSE(commit);
   EXPECT_EQ(commit.error().code, ErrorCode::kInvalidArgument);
   EXPECT_THAT(commit.error().message, HasSubstr("commit 'abc'"));
+  EXPECT_TRUE(TuningFile::extend(path_, kRun, bench_.device()));
+  const Result<TuningFile> kernels = TuningFile::extend(path_, kRun, bench_.device(), "stream");
+  ASSERT_FALSE(kernels);
+  EXPECT_EQ(kernels.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_THAT(kernels.error().message, HasSubstr("of all names, this run is to try \"stream\""));
+  ASSERT_TRUE(TuningFile(kRun, bench_.device(), "stream").write(path_));
+  EXPECT_TRUE(TuningFile::extend(path_, kRun, bench_.device(), "stream"));
+  EXPECT_FALSE(TuningFile::extend(path_, kRun, bench_.device()));
   Device h100 = Device::h200();
   h100.name = "NVIDIA H100";
   EXPECT_THAT(TuningFile::extend(path_, kRun, h100).error().message, HasSubstr("NVIDIA H200"));
@@ -160,10 +229,10 @@ TEST_F(Tuning, RefusesToMixRuns) {
 
 TEST_F(Tuning, WrongResultsAreReportedAndLeftOut) {
   const Problem problem = *parse_problem("m4 n256 k512 bf16 g128");
-  bench_.wrong_kernel = candidates(problem, Device::h200(), 0).kernels.back();
+  bench_.wrong_kernel = candidates(problem, Device::h200(), kAll).kernels.back();
   TuningFile file(kRun, bench_.device());
   const Result<TuneReport> report =
-      tune(bench_, {{{256, 512, ""}}, {4}, kWork.format, kWork.act}, {.top = 0}, file, ignore);
+      tune(bench_, {{{256, 512, ""}}, {4}, kWork.format, kWork.act}, with(kAll), file, ignore);
   ASSERT_TRUE(report);
   ASSERT_THAT(report->wrong, SizeIs(1));
   EXPECT_THAT(report->wrong[0], HasSubstr(bench_.wrong_kernel));

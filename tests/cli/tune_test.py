@@ -18,7 +18,7 @@ class Tune(Case):
         file = self.tuned("--all")
         table = json.loads(file.read_text())
         self.assertEqual(list(table), ["schema", "kind", "gpu", "cpu", "driver", "cuda", "commit", "date", "command", "threads",
-                                       "duty_cycles", "rows"])
+                                       "duty_cycles", "kernels", "rows"])
         self.assertEqual((table["schema"], table["kind"], table["gpu"], table["threads"]), (1, "tuning table", None, 2))
         self.assertEqual([row["problem"] for row in table["rows"]],
                          [f"m{m} n{n} k{k} bf16 g128" for n, k in ((256, 256), (192, 320)) for m in (1, 16)])
@@ -47,6 +47,32 @@ class Tune(Case):
             self.expect(run("tune", *SHAPES, *QUICK, "--resume", file), 2, word, "another")
         file.write_text("{")
         self.expect(run("tune", *SHAPES, *QUICK, "--resume", file), 3, "table.json")
+
+    def test_tries_the_kernels_that_are_asked_for(self):
+        file = self.tuned("--kernel", "gemv|reference", "--within", "1e6")
+        table = json.loads(file.read_text())
+        self.assertEqual(table["kernels"], "gemv|reference")
+        for row in table["rows"]:
+            names = [kernel["kernel"] for kernel in row["kernels"]]
+            self.assertIn("cpu_reference", names)
+            self.assertTrue(all("gemv" in name or name == "cpu_reference" for name in names), names)
+        self.expect(run("tune", *SHAPES, *QUICK, "--resume", file), 2, "gemv|reference", "another")
+        for row in json.loads(self.tuned("--within", "1").read_text())["rows"]:
+            estimates = {kernel["estimate_us"] for kernel in row["kernels"]}
+            self.assertEqual(len(estimates), 1, row)
+        self.expect(run("tune", *SHAPES, *QUICK, "--out", self.folder / "a", "--kernel", "no_such"), 2, "no_such")
+        self.expect(run("tune", *SHAPES, *QUICK, "--out", self.folder / "a", "--kernel", "("), 2, "regular expression")
+        self.expect(run("tune", *SHAPES, *QUICK, "--out", self.folder / "a", "--within", "0.5"), 2, "--within")
+        self.assertFalse((self.folder / "a").exists())
+        self.expect(run("tune", *SHAPES, *QUICK, "--out", self.folder / "a", "--kernel", "sm90"), 2, "'sm90'", "kernels --why")
+
+    def test_a_time_limit_leaves_the_rest_to_the_next_run(self):
+        file = self.folder / "table.json"
+        words = ("tune", *SHAPES, *QUICK, "--resume", file, "--json")
+        done = self.expect(run(*words, "--time-limit", "0.000001"), 0).json
+        self.assertEqual((done["measured"], done["left"]), (0, 4))
+        done = self.expect(run(*words, "--time-limit", "1000"), 0).json
+        self.assertEqual((done["measured"], done["left"]), (4, 0))
 
     def test_plans_are_made_by_the_table(self):
         file = self.tuned("--all")

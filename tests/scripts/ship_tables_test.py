@@ -8,7 +8,7 @@ import unittest
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "scripts/ship_tables.py"
 HEAD = {"schema": 1, "kind": "tuning table", "gpu": "NVIDIA H200", "driver": "580", "cuda": "13.0", "commit": "abc",
-        "date": "2026-11-25T00:00:00Z", "command": "nybble tune"}
+        "date": "2026-11-25T00:00:00Z", "command": "nybble tune", "kernels": None}
 
 
 def row(problem, **kernels):
@@ -62,6 +62,8 @@ class ShipTables(unittest.TestCase):
         done = self.run_script()
         self.assertEqual(done.returncode, 1)
         self.assertIn("a second time", done.stderr)
+        self.write("b.json", kernels="stream")
+        self.assertIn("--kernel stream", self.run_script().stderr)
         self.write("b.json", kind="bench")
         self.assertIn("no tuning table", self.run_script().stderr)
 
