@@ -91,61 +91,62 @@ std::string why_not(const GemmRow& row, const Problem& problem, const Device& de
   return "";
 }
 
-// Modelled microseconds: what the busiest SM computes and all bytes at the bandwidth that a layer reaches; the longer
-// of the two, a part of the other and the launch's fixed costs. A 64 x 128 block costs what its slowest unit needs:
-// tensor cores, instruction slots, the latency of one block over the warpgroups that share it, L2. The last wave is
-// counted by itself: fewer CTAs draw less from L2 and fewer of them reduce on one SM. Clusters fill an SM's slots
-// before the next SM, so CTAs made to share an SM share it in a small grid too. Fitted on nine shapes x m = 8 .. 8192,
-// bf16 in groups of 128, and three shapes with zero points, tiles of fewer tokens than m among them, on an H200,
-// 2026-11-25: the tile of the lowest estimate took 0.2 % longer than the best one (geometric mean; at most 8.8 %);
-// with two of the nine shapes left out of the fit, 1.0 % on these two (at most 8.8 %). Estimates of tiles near the best
-// are 6 % off (rms).
+// Modelled microseconds: what an SM computes and all bytes at the memory's speed, the longer of the two and a small
+// part of the other, and what a launch costs besides. A 64 x 128 block costs what its slowest unit needs: tensor cores,
+// instruction slots, the latency of one block over the warpgroups that share it, L2. Whole tiles come in waves,
+// stream-K has none. Clusters fill an SM's slots before the next SM, so CTAs made to share an SM share it in a small
+// grid too. Fitted on seven shapes x m = 1 .. 256, bf16 in groups of 128, and older figures of larger m and zero
+// points, on an H200, 2026-11-25: the row of the lowest estimate, of all families, took 0.6 % longer than the best one
+// (geometric mean; at most 9.4 %); estimates of rows near the best are 6 % off (rms).
 double estimate_us(const GemmRow& row, const Problem& problem, const Device& device) {
-  constexpr double kStart = 1.48;      // release by the predecessor, first stages, last store
-  constexpr double kReduction = 4.03;  // over a cluster, every slot of the SM taken
-  constexpr double kTensor = 1.63;     // cycles a nanosecond, four a token
-  // Slots a block: wgmma's operand of 16-bit weights, two a token, the conversion of the codes; slots a nanosecond.
-  constexpr double kOperandSlots = 32, kTokenSlots = 2, kCodeSlots = 152, kOtherFormatSlots = 59.2, kSlots = 1.79;
-  constexpr double kLatency = 243, kTokenLatency = 2.33;  // nanoseconds a block, and more for each token
-  constexpr double kL2Bytes = 37.9;                       // a nanosecond and SM, when all SMs read
-  constexpr double kBytes = 4.3e6;                        // a microsecond, all SMs, from memory
-  constexpr double kNotHidden = 0.0671;
-  constexpr double kStore = 4.48e-3;  // a token and 64 output features of a whole tile
+  constexpr double kStart = 1.466;       // from one CTA on an SM to the next one's first product
+  constexpr double kOverlapped = 0.548;  // of it hidden where the next launch's CTA fits beside this one's
+  constexpr double kClock = 1.593;       // cycles a nanosecond; tensor cores take four a token and block
+  // Instruction slots of a block: wgmma's operand of 16-bit weights, two a token, the conversion of the codes.
+  constexpr double kOperandSlots = 32, kTokenSlots = 2, kCodeSlots = 137.7, kOtherFormatSlots = 27.3;
+  constexpr double kLatency = 260;                      // nanoseconds a block of one warpgroup, beside its products
+  constexpr double kL2Bytes = 82.4, kTokenBytes = 642;  // a nanosecond and SM: what limits a block; what adds to it
+  constexpr double kBytes = 4.72e6;                     // a microsecond, all SMs, from memory
+  constexpr double kNotHidden = 0.011;
+  // By 10^4 sums of a tile: storing it; sending it through the cluster; handing it over in stream-K.
+  constexpr double kStore = 0.169, kReduction = 1.415, kReductionSums = 1.331, kFixUp = 4.066, kFixUpSums = 0.538;
   const GemmTile& tile = row.config.tile;
-  const double sms = device.num_sms, slots = row.half ? 1 : tile.ctas_per_sm, tokens = tile.tile_m;
-  const double block_bytes = row.config.format.block().block_bytes();
+  const double sms = device.num_sms, tokens = tile.tile_m, rows64 = tile.tile_n() / 64.0;
+  const double tiles = static_cast<double>(tile_count(tile, problem)), cluster = tile.cluster();
+  const double clusters = static_cast<double>(cluster_count(row, problem, device));
   const double k_blocks = static_cast<double>(ceil_div(problem.k, layout::kBlockK));
-  const double rows64 = tile.tile_n() / 64.0;
-  const bool plain = row.config.format.act == DType::kBf16 && !row.config.format.zero_point;
+  const double block_bytes = row.config.format.block().block_bytes();
+  const bool plain = row.config.format.act == DType::kBf16 && !row.config.format.zero_point, split = tile.split_k > 1;
 
-  const double ctas = static_cast<double>(tile_count(tile, problem)) * tile.cluster();
-  // Clusters of four do not fill every GPC with one CTA per SM: 112 of 132 SMs.
-  const double wave_ctas = tile.split_k > 1 ? (tile.cluster() > 2 && slots == 1 ? sms * 112 / 132 : sms) * slots
+  const bool one_each = row.half || (split && 2 * clusters * cluster > sms && clusters * cluster <= sms);
+  const double slots = one_each ? 1 : tile.ctas_per_sm;
+  // Clusters of four do not fill every GPC: 112 of 132 SMs with one CTA each, 248 CTAs with two.
+  const double place = split && cluster > 2 ? sms * (slots == 1 ? 112 : 248) / 132
                                             : std::floor(sms * slots / tile.multicast) * tile.multicast;
-  const double waves = std::ceil(ctas / wave_ctas), last_ctas = ctas - (waves - 1) * wave_ctas;
+  const double ctas = tiles * cluster, waves = std::ceil(ctas / place), last = ctas - (waves - 1) * place;
+  const double last_slots = cluster > 1 || last > sms ? slots : 1;
 
-  const double block_ns =
-      std::max({4 * tokens / kTensor,
-                (kOperandSlots + kTokenSlots * tokens + kCodeSlots + (plain ? 0 : kOtherFormatSlots)) / kSlots,
-                (kLatency + kTokenLatency * tokens) / (tile.warpgroups * slots)});
-  const double l2_ns = (tokens * 256.0 / tile.multicast / rows64 + block_bytes) / kL2Bytes;
-  const auto wave_ns = [&](double wave) { return std::max(block_ns, l2_ns * std::min(1.0, wave / (sms * slots))); };
-  const double blocks = std::ceil(k_blocks / tile.split_k) * rows64 * slots;
-  const double work = blocks * ((waves - 1) * wave_ns(wave_ctas) + wave_ns(last_ctas)) * 1e-3;
-
+  const double shared_tokens = tokens * 256 / tile.multicast / rows64;  // bytes a block
+  const auto block_ns = [&](double ctas_on_sm) {
+    const double slot_count = kOperandSlots + kTokenSlots * tokens + kCodeSlots + (plain ? 0 : kOtherFormatSlots);
+    const double slowest = std::max({4 * tokens / kClock, slot_count / kClock,
+                                     (kLatency + 4 * tokens / kClock) / (tile.warpgroups * ctas_on_sm),
+                                     (shared_tokens + block_bytes) / kL2Bytes});
+    return (slowest + shared_tokens / kTokenBytes) * ctas_on_sm;
+  };
+  const double blocks = row.stream_k ? tiles * k_blocks * rows64 / clusters * block_ns(slots)
+                                     : std::ceil(k_blocks / tile.split_k) * rows64 *
+                                           ((waves - 1) * block_ns(slots) + block_ns(last_slots));
+  const double work = blocks * 1e-3;
   const double bytes = static_cast<double>(ceil_div(problem.n, 64)) * k_blocks * block_bytes +
                        2.0 * static_cast<double>(problem.m) * static_cast<double>(problem.k + problem.n);
-  const double memory = bytes / kBytes;
-  if (row.stream_k) {
-    const double clusters = static_cast<double>(cluster_count(row, problem, device));
-    const double share = static_cast<double>(tile_count(tile, problem)) * k_blocks * rows64 * slots / clusters;
-    const double even = share * std::max(block_ns, l2_ns) * 1e-3;
-    return kStart + 1.5 + 0.00005 * tokens * tile.tile_n() + std::max(even, memory) +
-           kNotHidden * std::min(even, memory);
-  }
-  const double last_share = std::clamp(last_ctas / (sms * slots), 1 / slots, 1.0);
-  const double finish = tile.split_k > 1 ? kReduction * (waves - 1 + last_share) : kStore * waves * tokens * rows64;
-  return kStart + finish + std::max(work, memory) + kNotHidden * std::min(work, memory);
+  const double memory = bytes / kBytes, sums = tokens * tile.tile_n() * 1e-4;
+  const double finish = split          ? (kReduction + kReductionSums * sums * tile.k_warpgroups) * waves
+                        : row.stream_k ? kFixUp + kFixUpSums * sums * (clusters / tiles + 1)
+                                       : kStore * sums * waves;
+  const double grid = one_each ? std::min(ctas, sms) : row.stream_k ? clusters * cluster : std::min(ctas, place);
+  return kStart - (2 * grid <= sms * tile.ctas_per_sm ? kOverlapped : 0) + finish + std::max(work, memory) +
+         kNotHidden * std::min(work, memory);
 }
 
 Result<void> launch(const GemmRow& row, PreparedDevices& prepared, const Problem& problem, const Device& device,

@@ -37,12 +37,23 @@ std::string why_not(const SliceInstance& instance, const Problem& problem, const
   return "";
 }
 
+// Modelled microseconds: what the busiest SM computes and the weight's bytes at the memory's speed, the longer of the
+// two, and what a launch costs besides. Fitted with the wgmma family's (gemm_sm90.cc says on what, and how well).
 double estimate_us(const SliceInstance& instance, const Problem& problem, const Device& device) {
+  constexpr double kStart = 1.794;                         // release by the predecessor, first tokens, last reduction
+  constexpr double kEmptyRing = 0.206;                     // more where a CTA cannot start beside its predecessor
+  constexpr double kBlock = 0.1072, kTokenBlock = 0.0021;  // a block of 64 x 128, and more for each token
+  constexpr double kClusterReduction = 1.553, kReduction = 1.39;  // of 64 output features; the latter with a short ring
+  constexpr double kBoundary = 1.969, kBytes = 4.4e6;             // of a layer that memory limits
   const SliceTile& tile = instance.config.tile;
   const double clusters = cluster_count(tile, problem, device), n_blocks = ceil_div(problem.n, layout::kBlockN);
-  const double bytes = n_blocks * ceil_div(problem.k, layout::kBlockK) * instance.config.format.block().block_bytes();
-  return 2 + bytes / 4.5e6 * (1.0 + 0.005 * static_cast<double>(tile.tile_m - problem.m)) *
-                 std::ceil(n_blocks / clusters) / (n_blocks / clusters);
+  const double k_blocks = ceil_div(problem.k, layout::kBlockK), rounds = std::ceil(n_blocks / clusters);
+  const double work = rounds * k_blocks / tile.cluster * (kBlock + kTokenBlock * tile.tile_m) +
+                      (tile.cluster > 1        ? rounds * kClusterReduction
+                       : tile.slots_per_sm > 1 ? (rounds - 1) * kReduction
+                                               : 0);
+  const double memory = kBoundary + n_blocks * k_blocks * instance.config.format.block().block_bytes() / kBytes;
+  return kStart + (tile.slots_per_sm > 1 ? 0 : kEmptyRing) + std::max(work, memory);
 }
 
 Result<void> launch(const SliceInstance& instance, PreparedDevices& prepared, const Problem& problem,
