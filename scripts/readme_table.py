@@ -33,7 +33,7 @@ def duty_of(m):
 
 def wanted(row):
     """What the table shows: bf16, groups of 128, symmetric, overlapping launches, the chip rested as its m needs."""
-    return (row["impl"] == "nybble" and result_files.is_layer(row) and row["act"] == "bf16"
+    return (row.get("impl") == "nybble" and result_files.is_layer(row) and row["act"] == "bf16"
             and row["format"] == "int4" and row["group_size"] == 128
             and row["zero_point"] == "none" and row["pdl"] is not False and row["duty"] == duty_of(row["m"])
             and row["us"] is not None)

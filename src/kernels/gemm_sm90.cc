@@ -106,7 +106,8 @@ double estimate_us(const GemmRow& row, const Problem& problem, const Device& dev
   constexpr double kOperandSlots = 32, kTokenSlots = 2, kCodeSlots = 137.7, kOtherFormatSlots = 27.3;
   constexpr double kLatency = 260;                      // nanoseconds a block of one warpgroup, beside its products
   constexpr double kL2Bytes = 82.4, kTokenBytes = 642;  // a nanosecond and SM: what limits a block; what adds to it
-  constexpr double kBytes = 4.72e6;                     // a microsecond, all SMs, from memory
+  constexpr double kFarApart = 0.012;
+  constexpr double kBytes = 4.72e6;  // a microsecond, all SMs, from memory
   constexpr double kNotHidden = 0.011;
   // By 10^4 sums of a tile: storing it; sending it through the cluster; handing it over in stream-K.
   constexpr double kStore = 0.169, kReduction = 1.415, kReductionSums = 1.331, kFixUp = 4.066, kFixUpSums = 0.538;
@@ -134,9 +135,11 @@ double estimate_us(const GemmRow& row, const Problem& problem, const Device& dev
                                      (shared_tokens + block_bytes) / kL2Bytes});
     return (slowest + shared_tokens / kTokenBytes) * ctas_on_sm;
   };
-  const double blocks = row.stream_k ? tiles * k_blocks * rows64 / clusters * block_ns(slots)
-                                     : std::ceil(k_blocks / tile.split_k) * rows64 *
-                                           ((waves - 1) * block_ns(slots) + block_ns(last_slots));
+  // Stream-K's ranges lie far apart, so CTAs at work at one time share less in L2, the more tiles a range has.
+  const double blocks =
+      row.stream_k
+          ? tiles * k_blocks * rows64 / clusters * block_ns(slots) * (1 + kFarApart * std::min(tiles / clusters, 8.0))
+          : std::ceil(k_blocks / tile.split_k) * rows64 * ((waves - 1) * block_ns(slots) + block_ns(last_slots));
   const double work = blocks * 1e-3;
   const double bytes = static_cast<double>(ceil_div(problem.n, 64)) * k_blocks * block_bytes +
                        2.0 * static_cast<double>(problem.m) * static_cast<double>(problem.k + problem.n);

@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include "kernels/gemm_instance.h"
+#include "kernels/partial_sums.h"
+#include "kernels/slice_instance.h"
 
 namespace nybble::kernels {
 namespace {
@@ -16,7 +18,9 @@ TEST(GemmInstances, FitSharedMemoryAndTheRegisterFile) {
       EXPECT_EQ(why_invalid(instance.config), nullptr) << name;
       EXPECT_LE(instance.smem_bytes, 227 * 1024) << name;
       EXPECT_LE((instance.smem_bytes + 1024) * tile.ctas_per_sm, 228 * 1024) << name;
-      EXPECT_LE((tile.warpgroups * math_registers(tile) + producer_registers(tile)) * 128 * tile.ctas_per_sm, 64 * 1024)
+      // What setmaxnreg hands out must be what the launch got, or a warpgroup waits for ever.
+      const int launched = 64 * 1024 / tile.ctas_per_sm / tile.threads() / 8 * 8;
+      EXPECT_LE((tile.warpgroups * math_registers(tile) + producer_registers(tile)) * 128, launched * tile.threads())
           << name;
       EXPECT_LE(tile.threads() * tile.ctas_per_sm, 2048) << name;
       ++count;
@@ -25,18 +29,60 @@ TEST(GemmInstances, FitSharedMemoryAndTheRegisterFile) {
 }
 
 TEST(GemmConfig, RefusesWhatIsNoKernel) {
-  EXPECT_EQ(why_invalid({{.tile_m = 128, .warpgroups = 2, .stages = 4}, {}}), nullptr);
-  EXPECT_STREQ(why_invalid({{.tile_m = 20}, {}}), "tile_m is a multiple of 16 up to 256");
-  EXPECT_STREQ(why_invalid({{.tile_m = 64, .stages = 3, .stages_per_barrier = 2}, {}}),
-               "at least two groups of stages");
-  EXPECT_STREQ(why_invalid({{.tile_m = 64, .split_k = 16}, {}}), "a cluster has at most 8 CTAs");
-  EXPECT_STREQ(why_invalid({{}, {.groups = 3}}), "groups of 128, of 64, or per column");
+  EXPECT_EQ(why_invalid(GemmConfig{{.tile_m = 128, .warpgroups = 2, .stages = 4}, {}}), nullptr);
+  EXPECT_STREQ(why_invalid(GemmConfig{{.tile_m = 20}, {}}), "tile_m is a multiple of 16 up to 256");
+  EXPECT_STREQ(why_invalid(GemmConfig{{.tile_m = 64, .stages = 3, .stages_per_barrier = 2}, {}}),
+               "at least two groups of stages for every k warpgroup, of its own");
+  EXPECT_STREQ(why_invalid(GemmConfig{{.tile_m = 64, .warpgroups = 4, .k_warpgroups = 4, .stages = 4}, {}}),
+               "at least two groups of stages for every k warpgroup, of its own");
+  EXPECT_STREQ(why_invalid(GemmConfig{{.tile_m = 64, .warpgroups = 3, .k_warpgroups = 2, .stages = 4}, {}}),
+               "as many math warpgroups for every part of the output features");
+  EXPECT_STREQ(why_invalid(GemmConfig{{.tile_m = 64, .split_k = 16}, {}}), "a cluster has at most 8 CTAs");
+  EXPECT_STREQ(why_invalid(GemmConfig{{}, {.groups = 3}}), "groups of 128, 64, 32, or per column");
 }
 
 TEST(GemmConfig, NamesTellInstancesApart) {
-  EXPECT_EQ(kernel_name({{.tile_m = 128, .warpgroups = 2, .row_blocks = 2, .stages = 4, .multicast = 2},
-                         {DType::kFp16, 0, true}}),
+  EXPECT_EQ(kernel_name(GemmConfig{{.tile_m = 128, .warpgroups = 2, .row_blocks = 2, .stages = 4, .multicast = 2},
+                                   {DType::kFp16, 0, true}}),
             "sm90_gemm_fp16_col_zp_t128x256x128_s4_c2k1_o1");
+  EXPECT_EQ(kernel_name(GemmConfig{{.tile_m = 32, .warpgroups = 4, .k_warpgroups = 2, .stages = 12, .split_k = 2}, {}}),
+            "sm90_gemm_bf16_g128_t32x128x128_s12_c1k2w2_o1");
+}
+
+TEST(SliceInstances, FitSharedMemory) {
+  int count = 0;
+  for (const auto part :
+       {slice_instances_bf16(), slice_instances_bf16_zp(), slice_instances_fp16(), slice_instances_fp16_zp()})
+    for (const SliceInstance& instance : part) {
+      const SliceTile& tile = instance.config.tile;
+      const std::string name = kernel_name(instance.config);
+      EXPECT_EQ(why_invalid(instance.config), nullptr) << name;
+      EXPECT_LE((instance.smem_bytes + 1024) * tile.slots_per_sm, 228 * 1024) << name;
+      EXPECT_LE(tile.threads() * tile.slots_per_sm, 2048) << name;
+      ++count;
+    }
+  EXPECT_GT(count, 0);
+}
+
+TEST(SliceConfig, RefusesWhatIsNoKernel) {
+  EXPECT_EQ(why_invalid(SliceConfig{{.tile_m = 16}, {}}), nullptr);
+  EXPECT_STREQ(why_invalid(SliceConfig{{.tile_m = 12}, {}}), "tile_m is a multiple of 8 up to 32");
+  EXPECT_STREQ(why_invalid(SliceConfig{{.tile_m = 8, .cluster = 4}, {}}), "larger clusters put their CTAs on one SM");
+  EXPECT_STREQ(why_invalid(SliceConfig{{.tile_m = 8, .passes = 3}, {}}), "CTAs and passes divide the units of 16 x 8");
+  EXPECT_EQ(kernel_name(SliceConfig{{.tile_m = 8, .stages = 2, .blocks_per_copy = 2}, {DType::kBf16, 4, true}}),
+            "sm90_slice_bf16_g32_zp_t8x64_w8_s2x2_c1_o1");
+}
+
+// Flags behind the epoch, partial sums behind the flags, nothing shared.
+TEST(PartialSumsMap, KeepsItsPartsApart) {
+  for (const int ctas : {1, 7, 132, 264})
+    for (const int warpgroups : {1, 2, 4}) {
+      const PartialSumsMap map(ctas, warpgroups, 48, 64 * warpgroups);
+      EXPECT_GE(PartialSumsMap::flags, sizeof(uint64_t));
+      EXPECT_GE(map.partials, PartialSumsMap::flags + sizeof(uint64_t) * ctas * warpgroups);
+      EXPECT_EQ(map.partials % 256, 0u);
+      EXPECT_EQ(map.bytes, map.partials + sizeof(float) * ctas * 48 * 64 * warpgroups);
+    }
 }
 
 }  // namespace

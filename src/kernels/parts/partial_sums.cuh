@@ -12,6 +12,8 @@
 
 #include <cstdint>
 
+#include "kernels/partial_sums.h"
+
 namespace nybble::kernels {
 
 struct PartialSums {
@@ -41,7 +43,7 @@ struct PartialSums {
 
  private:
   __device__ __forceinline__ uint64_t* address(int flag) const {
-    return reinterpret_cast<uint64_t*>(workspace + 256) + flag;
+    return reinterpret_cast<uint64_t*>(workspace + PartialSumsMap::flags) + flag;
   }
   // The finalizer of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014): a
   // bijection, so two epochs never share a tag of one flag.
