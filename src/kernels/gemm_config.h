@@ -68,7 +68,7 @@ constexpr int producer_registers(const GemmTile& tile) {
 }
 
 // Shared memory a CTA may have so that ctas_per_sm of them share an SM.
-constexpr int smem_limit(const GemmTile& tile) { return tile.ctas_per_sm == 1 ? 232448 : 115712; }
+constexpr int smem_limit(int ctas_per_sm) { return ctas_per_sm == 1 ? 232448 : 115712; }
 
 // Why a config makes no kernel; nullptr: it does. A requires-clause refuses what this refuses.
 constexpr const char* why_invalid(const GemmConfig& config) {

@@ -15,8 +15,7 @@
 //              both. split_k > 1: the CTAs of a tile split k; each sends its sums to the shared memory of the one that
 //              finishes them, which adds them in the order of k.
 //   Stream-K   With a workspace the clusters share all k steps of all tiles evenly: each takes a range of them, in
-//   order.
-//              What a range holds of a tile that another range begins goes there as partial sums
+//              order. What a range holds of a tile that another range begins goes there as partial sums
 //              (parts/partial_sums.cuh).
 //   Phantoms   With split_k clusters past the tiles repeat the last tile and store nothing: where two launches share
 //              the SMs a CTA that leaves at once makes the scheduler put two of the next launch on one SM, and that
@@ -57,7 +56,7 @@ template <GemmConfig C> struct GemmShape {
   static constexpr int k_sums = tile.split_k > 1 ? 0 : (tile.k_warpgroups - 1) * row_blocks* tile.tile_m * 16;
   static constexpr int ring_bytes =
       tile.stages * (act_bytes + weight_bytes) + 16 * barriers + 16 + 8 * row_warpgroups + k_sums * 16;
-  static constexpr int out_left = smem_limit(tile) - (ring_bytes + 1023) / 1024 * 1024;
+  static constexpr int out_left = smem_limit(tile.ctas_per_sm) - (ring_bytes + 1023) / 1024 * 1024;
   static constexpr int cluster = tile.cluster();
   // Producer warps for weights, each with as many row blocks, and one for tokens where there is a fourth warp.
   static constexpr int weight_producers = row_blocks % 4 == 0   ? 4

@@ -41,9 +41,6 @@ inline std::string kernel_name(const SliceConfig& config) {
   return name;
 }
 
-// Shared memory a CTA may have so that slots_per_sm of them share an SM.
-constexpr int smem_limit(const SliceTile& tile) { return tile.slots_per_sm == 1 ? 232448 : 115712; }
-
 // Why a config makes no kernel; nullptr: it does. A requires-clause refuses what this refuses.
 constexpr const char* why_invalid(const SliceConfig& config) {
   const SliceTile& tile = config.tile;

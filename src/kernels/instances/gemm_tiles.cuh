@@ -56,14 +56,16 @@ template <GemmConfig config> constexpr GemmInstance make_gemm_instance() {
   static_assert(why_invalid(config) == nullptr, "the tile makes no kernel; why_invalid() in gemm_config.h says why");
   static_assert(ptx::has_wgmma(config.tile.tile_m),
                 "tile_m has no wgmma wrapper; add it to TOKENS in scripts/gen_wgmma.py");
-  static_assert(sizeof(GemmStorage<config>) <= smem_limit(config.tile), "the tile's stages do not fit shared memory");
+  static_assert(sizeof(GemmStorage<config>) <= smem_limit(config.tile.ctas_per_sm),
+                "the tile's stages do not fit shared memory");
   return {config, reinterpret_cast<const void*>(&gemm_sm90<config>), static_cast<int>(sizeof(GemmStorage<config>))};
 }
 
 // Adds a tile for one format. Blocks with many scales are larger, so a tile made for groups of 128 may not fit.
 template <GemmConfig config> void add_gemm_instance(std::vector<GemmInstance>& instances) {
   constexpr GemmFormat format = config.format;
-  if constexpr (sizeof(GemmStorage<config>) <= smem_limit(config.tile) || (format.groups <= 1 && !format.zero_point))
+  if constexpr (sizeof(GemmStorage<config>) <= smem_limit(config.tile.ctas_per_sm) ||
+                (format.groups <= 1 && !format.zero_point))
     instances.push_back(make_gemm_instance<config>());
 }
 

@@ -21,14 +21,16 @@ inline constexpr SliceTile kSliceTiles[] = {
 
 template <SliceConfig config> constexpr SliceInstance make_slice_instance() {
   static_assert(why_invalid(config) == nullptr, "the tile makes no kernel; why_invalid() in slice_config.h says why");
-  static_assert(sizeof(SliceStorage<config>) <= smem_limit(config.tile), "the tile's stages do not fit shared memory");
+  static_assert(sizeof(SliceStorage<config>) <= smem_limit(config.tile.slots_per_sm),
+                "the tile's stages do not fit shared memory");
   return {config, reinterpret_cast<const void*>(&slice_sm90<config>), static_cast<int>(sizeof(SliceStorage<config>))};
 }
 
 // Adds a tile for one format. Blocks with many scales are larger, so a tile made for groups of 128 may not fit.
 template <SliceConfig config> void add_slice_instance(std::vector<SliceInstance>& instances) {
   constexpr GemmFormat format = config.format;
-  if constexpr (sizeof(SliceStorage<config>) <= smem_limit(config.tile) || (format.groups <= 1 && !format.zero_point))
+  if constexpr (sizeof(SliceStorage<config>) <= smem_limit(config.tile.slots_per_sm) ||
+                (format.groups <= 1 && !format.zero_point))
     instances.push_back(make_slice_instance<config>());
 }
 
