@@ -90,6 +90,7 @@ int run(const Options& options, const Output& output) {
   const Checkpoint& checkpoint = **opened;
   output.text("{}: {}\n{}\n\n{}", options.path, checkpoint.format(), checkpoint.convention(),
               table_of(checkpoint.layers(), options.list));
+  for (const std::string& warning : checkpoint.warnings()) output.text("\nwarning: {}\n", warning);
   std::fflush(stdout);  // what it holds stands before the verdict, whoever reads both streams
   const Result<void> checked = [&] {
     Progress progress("checking");
@@ -99,6 +100,7 @@ int run(const Options& options, const Output& output) {
                    {"path", options.path},
                    {"format", checkpoint.format()},
                    {"convention", checkpoint.convention()},
+                   {"warnings", checkpoint.warnings()},
                    {"layers", Json::array()}};
   for (const LayerInfo& layer : checkpoint.layers()) document["layers"].push_back(json_of(layer));
   if (!checked) {

@@ -23,15 +23,28 @@ struct LayerInfo {
   std::string file;                  // the shard that holds it (base name)
 };
 
+// A tensor that is no part of a quantized weight: norms, embeddings, dense weights, biases.
+struct OtherTensor {
+  std::string name;
+  std::string dtype;  // as safetensors spells it: "BF16", "I64"
+  std::vector<int64_t> shape;
+  std::string file;  // the shard that holds it (base name)
+};
+
 // An open checkpoint: a safetensors file or a model folder. Reads one layer at a time, so memory is bounded by a layer.
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
   virtual std::string format() const = 0;      // "dense", "compressed-tensors"
   virtual std::string convention() const = 0;  // which convention was found, and why, in one line
+  // What in it contradicts itself or is read by a rule that not every reader shares, one sentence each.
+  virtual std::vector<std::string> warnings() const { return {}; }
   virtual const std::vector<LayerInfo>& layers() const = 0;
   virtual Result<DenseWeight> read_dense(const std::string& layer) const = 0;
   virtual Result<QuantizedWeight> read_quantized(const std::string& layer) const = 0;
+  virtual std::vector<OtherTensor> other_tensors() const = 0;
+  // The bytes of one of them, row-major and little-endian.
+  virtual Result<std::vector<std::byte>> read_other_tensor(const std::string& name) const = 0;
   // Reads and checks everything: values that steer indexing, scales, zeros, and that dense weights are finite. The
   // error is that of the first broken layer. `progress(done, total)` counts bytes and may be empty.
   virtual Result<void> check(const std::function<void(int64_t, int64_t)>& progress) const = 0;

@@ -207,6 +207,11 @@ class CompressedTensorsCheckpoint final : public LayerCheckpoint {
   }
 
  protected:
+  std::span<const std::string_view> weight_suffixes() const override {
+    static constexpr std::string_view kSuffixes[] = {kWeightPacked, kWeightScale, kWeightShape, kWeightZeroPoint,
+                                                     kWeightGroupIndex};
+    return kSuffixes;
+  }
   Result<QuantizedWeight> read_codes(const LayerInfo& info) const override {
     const Result<PackedLayer> layer = find_layer(model(), config_, info.name);
     if (!layer) return layer.error();

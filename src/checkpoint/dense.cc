@@ -33,6 +33,7 @@ class DenseCheckpoint final : public LayerCheckpoint {
   }
 
  protected:
+  std::span<const std::string_view> weight_suffixes() const override { return {}; }
   Result<QuantizedWeight> read_codes(const LayerInfo&) const override {
     NYBBLE_CHECK(false, "a dense checkpoint lists no quantized layer");
     return QuantizedWeight{};

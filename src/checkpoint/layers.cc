@@ -73,16 +73,21 @@ LayerCheckpoint::LayerCheckpoint(std::shared_ptr<const ModelFiles> model, std::v
   std::sort(layers_.begin(), layers_.end(), [](const LayerInfo& a, const LayerInfo& b) { return a.name < b.name; });
 }
 
-Result<const LayerInfo*> LayerCheckpoint::find(const std::string& layer, bool quantized) const {
+const LayerInfo* LayerCheckpoint::look_up(std::string_view layer) const {
   const auto at = std::lower_bound(layers_.begin(), layers_.end(), layer,
-                                   [](const LayerInfo& info, const std::string& wanted) { return info.name < wanted; });
-  if (at == layers_.end() || at->name != layer)
+                                   [](const LayerInfo& info, std::string_view wanted) { return info.name < wanted; });
+  return at == layers_.end() || at->name != layer ? nullptr : &*at;
+}
+
+Result<const LayerInfo*> LayerCheckpoint::find(const std::string& layer, bool quantized) const {
+  const LayerInfo* at = look_up(layer);
+  if (at == nullptr)
     return invalid_argument("{}: has no linear layer {}; layers() lists all {}", model_->path(), base::printable(layer),
                             layers_.size());
   if (at->quantized != quantized)
     return invalid_argument("{}: layer {} is {}quantized; read it with {}", model_->path(), base::printable(layer),
                             at->quantized ? "" : "not ", at->quantized ? "read_quantized()" : "read_dense()");
-  return &*at;
+  return at;
 }
 
 Result<DenseWeight> LayerCheckpoint::read_dense(const std::string& layer) const {
@@ -106,6 +111,31 @@ Result<QuantizedWeight> LayerCheckpoint::read_quantized(const std::string& layer
   if (Result<void> valid = validate(*weight); !valid)
     return invalid_data("{}: {}", model_->path(), valid.error().message);
   return weight;
+}
+
+bool LayerCheckpoint::is_part_of_weight(const TensorRef& tensor) const {
+  const auto suffixes = weight_suffixes();
+  return std::any_of(suffixes.begin(), suffixes.end(), [&](std::string_view suffix) {
+    const std::string_view name = layer_of(tensor->name, suffix);
+    const LayerInfo* layer = name.empty() ? nullptr : look_up(name);
+    return layer != nullptr && layer->quantized;
+  });
+}
+
+std::vector<OtherTensor> LayerCheckpoint::other_tensors() const {
+  std::vector<OtherTensor> others;
+  for (const TensorRef& tensor : model_->tensors())
+    if (!is_part_of_weight(tensor))
+      others.push_back({tensor->name, tensor_type_name(tensor->type), tensor->shape, model_->shard_name(tensor)});
+  return others;
+}
+
+Result<std::vector<std::byte>> LayerCheckpoint::read_other_tensor(const std::string& name) const {
+  const TensorRef tensor = model_->find(name);
+  if (!tensor || is_part_of_weight(tensor))
+    return invalid_argument("{}: {} is {}", model_->path(), base::printable(name),
+                            tensor ? "part of a quantized weight; read that with read_quantized()" : "no tensor of it");
+  return tensor.read_all();
 }
 
 Result<void> LayerCheckpoint::check_layer(const LayerInfo& layer) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -36,14 +37,20 @@ class LayerCheckpoint : public Checkpoint {
   const std::vector<LayerInfo>& layers() const final { return layers_; }
   Result<DenseWeight> read_dense(const std::string& layer) const final;
   Result<QuantizedWeight> read_quantized(const std::string& layer) const final;
+  std::vector<OtherTensor> other_tensors() const final;
+  Result<std::vector<std::byte>> read_other_tensor(const std::string& name) const final;
   Result<void> check(const std::function<void(int64_t, int64_t)>& progress) const final;
 
  protected:
   const ModelFiles& model() const { return *model_; }
+  // What follows a quantized layer's name in the names of the tensors that make up its weight, the bias not among them.
+  virtual std::span<const std::string_view> weight_suffixes() const = 0;
   // Only called for layers listed as quantized. What it returns is validated by read_quantized().
   virtual Result<QuantizedWeight> read_codes(const LayerInfo& layer) const = 0;
 
  private:
+  const LayerInfo* look_up(std::string_view layer) const;  // nullptr: not among them
+  bool is_part_of_weight(const TensorRef& tensor) const;
   Result<const LayerInfo*> find(const std::string& layer, bool quantized) const;
   Result<void> check_layer(const LayerInfo& layer) const;
   int64_t bytes_of(const LayerInfo& layer) const;

@@ -38,6 +38,12 @@ TEST_P(UpstreamFixture, ReadsWhatTheLibraryReads) {
     EXPECT_EQ(FloatArray::from_floats(weight->scales.dtype, dequantize(*weight)).bytes, *values.read_all())
         << layer.name;
   }
+  const std::vector<OtherTensor> others = (*checkpoint)->other_tensors();
+  ASSERT_EQ(others.size(), 1u);
+  EXPECT_EQ(others[0].name, "norm.weight");
+  EXPECT_EQ((*checkpoint)->read_other_tensor("norm.weight")->size(), (others[0].dtype == "F32" ? 32u : 16u));
+  EXPECT_EQ((*checkpoint)->read_other_tensor((*checkpoint)->layers()[0].name + ".weight_packed").error().code,
+            ErrorCode::kInvalidArgument);
 }
 
 INSTANTIATE_TEST_SUITE_P(CompressedTensors, UpstreamFixture,
