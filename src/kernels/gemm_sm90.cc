@@ -157,11 +157,11 @@ Result<void> launch(const GemmRow& row, PreparedDevices& prepared, const Problem
   const GemmTile& tile = row.config.tile;
   const int64_t ld_act = args.ld_act ? args.ld_act : problem.k, ld_out = args.ld_out ? args.ld_out : problem.n;
   const bool bf16 = problem.act_dtype == DType::kBf16;
-  Result<CUtensorMap> act_map = runtime::tensor_map({args.act, problem.m, problem.k, ld_act, bf16}, tile.tile_m);
+  Result<CUtensorMap> act_map = runtime::tensor_map({args.act, problem.m, problem.k, ld_act, bf16}, {tile.tile_m});
   if (!act_map) return act_map.error();
   const int64_t n_whole = problem.n / 8 * 8;
   const runtime::MatrixView out{args.out, problem.m, std::max<int64_t>(n_whole, 8), ld_out, bf16};  // n < 8: not used
-  Result<CUtensorMap> out_map = tile.split_k > 1 ? *act_map : runtime::tensor_map(out, kOutChunkTokens);
+  Result<CUtensorMap> out_map = tile.split_k > 1 ? *act_map : runtime::tensor_map(out, {kOutChunkTokens});
   if (!out_map) return out_map.error();
 
   const layout::BlobMap blob = layout::blob_map(problem.n, problem.k, problem.weight);

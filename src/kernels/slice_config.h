@@ -9,13 +9,10 @@ namespace nybble::kernels {
 
 // One line per tile. A CTA takes a block of 64 output features.
 struct SliceTile {
-  int tile_m = 16;          // most tokens: a multiple of 8
-  int warps = 8;            // each with its own blocks of input features
-  int stages = 3;           // copies in each warp's ring
-  int blocks_per_copy = 1;  // of 128 input features
-  int cluster = 1;          // CTAs that share their output features and split k once more
-  int slots_per_sm = 1;     // CTAs that fit an SM; a launch has one CTA per SM, so 2 lets the next one fill its rings
-  int passes = 1;           // in which the sums of the warps are added up: more take less shared memory
+  int tile_m = 16;  // most tokens: a multiple of 8
+  int warps = 8;    // each with its own blocks of input features
+  int stages = 3;   // blocks of 128 input features in each warp's ring
+  int cluster = 1;  // CTAs that share their output features and split k once more
 
   constexpr int threads() const { return 32 * warps; }
   constexpr int token_tiles() const { return tile_m / 8; }
@@ -27,8 +24,7 @@ struct SliceConfig {
   GemmFormat format;
 };
 
-// "sm90_slice_bf16_g128_zp_t16x64_w8_s3x1_c1_o1": tokens x output features of a CTA, warps, stages x blocks of a copy,
-// cluster, CTAs that fit an SM.
+// "sm90_slice_bf16_g128_zp_t16x64_w8_s3_c1": tokens x output features of a CTA, warps, stages, cluster.
 inline std::string kernel_name(const SliceConfig& config) {
   const SliceTile& tile = config.tile;
   std::string name = std::string("sm90_slice_") + dtype_name(config.format.act);
@@ -36,8 +32,7 @@ inline std::string kernel_name(const SliceConfig& config) {
   if (config.format.zero_point) name += "_zp";
   name += "_t" + std::to_string(tile.tile_m) + "x" + std::to_string(layout::kBlockN);
   name += "_w" + std::to_string(tile.warps);
-  name += "_s" + std::to_string(tile.stages) + "x" + std::to_string(tile.blocks_per_copy);
-  name += "_c" + std::to_string(tile.cluster) + "_o" + std::to_string(tile.slots_per_sm);
+  name += "_s" + std::to_string(tile.stages) + "_c" + std::to_string(tile.cluster);
   return name;
 }
 
@@ -48,8 +43,7 @@ constexpr const char* why_invalid(const SliceConfig& config) {
   if (tile.warps < 1 || tile.warps > 16) return "1 to 16 warps";
   if (tile.stages < 2) return "a ring has at least two stages";
   if (tile.cluster != 1 && tile.cluster != 2) return "larger clusters put their CTAs on one SM";
-  if (tile.slots_per_sm < 1 || tile.slots_per_sm > 2) return "one or two CTAs fit an SM";
-  if (tile.units() % (tile.cluster * tile.passes) != 0) return "CTAs and passes divide the units of 16 x 8";
+  if (tile.units() % tile.cluster != 0) return "CTAs divide the units of 16 x 8";
   const int groups = config.format.groups;
   if (groups != 0 && groups != 1 && groups != 2 && groups != 4) return "groups of 128, 64, 32, or per column";
   return nullptr;

@@ -16,10 +16,10 @@ namespace {
 
 int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
-// All SMs or, where most CTAs would only repeat others' work or none does harm by leaving, as many as there are blocks.
+// Of all SMs, or as many as there are blocks.
 int cluster_count(const SliceTile& tile, const Problem& problem, const Device& device) {
   const int n_blocks = ceil_div(problem.n, layout::kBlockN), all = std::max(device.num_sms / tile.cluster, 1);
-  return n_blocks >= all || (tile.slots_per_sm > 1 && 2 * n_blocks > all) ? all : n_blocks;
+  return std::min(n_blocks, all);
 }
 
 std::string why_not(const SliceInstance& instance, const Problem& problem, const Device& device) {
@@ -40,20 +40,17 @@ std::string why_not(const SliceInstance& instance, const Problem& problem, const
 // Modelled microseconds: what the busiest SM computes and the weight's bytes at the memory's speed, the longer of the
 // two, and what a launch costs besides. Fitted with the wgmma family's (gemm_sm90.cc says on what, and how well).
 double estimate_us(const SliceInstance& instance, const Problem& problem, const Device& device) {
-  constexpr double kStart = 1.794;                         // release by the predecessor, first tokens, last reduction
-  constexpr double kEmptyRing = 0.206;                     // more where a CTA cannot start beside its predecessor
+  constexpr double kStart = 2.0;                           // launch, first tokens, last reduction
   constexpr double kBlock = 0.1072, kTokenBlock = 0.0021;  // a block of 64 x 128, and more for each token
-  constexpr double kClusterReduction = 1.553, kReduction = 1.39;  // of 64 output features; the latter with a short ring
-  constexpr double kBoundary = 1.969, kBytes = 4.4e6;             // of a layer that memory limits
+  constexpr double kClusterReduction = 1.553;              // of 64 output features
+  constexpr double kBoundary = 1.969, kBytes = 4.4e6;      // of a layer that memory limits
   const SliceTile& tile = instance.config.tile;
   const double clusters = cluster_count(tile, problem, device), n_blocks = ceil_div(problem.n, layout::kBlockN);
   const double k_blocks = ceil_div(problem.k, layout::kBlockK), rounds = std::ceil(n_blocks / clusters);
   const double work = rounds * k_blocks / tile.cluster * (kBlock + kTokenBlock * tile.tile_m) +
-                      (tile.cluster > 1        ? rounds * kClusterReduction
-                       : tile.slots_per_sm > 1 ? (rounds - 1) * kReduction
-                                               : 0);
+                      (tile.cluster > 1 ? rounds * kClusterReduction : 0);
   const double memory = kBoundary + n_blocks * k_blocks * instance.config.format.block().block_bytes() / kBytes;
-  return kStart + (tile.slots_per_sm > 1 ? 0 : kEmptyRing) + std::max(work, memory);
+  return kStart + std::max(work, memory);
 }
 
 Result<void> launch(const SliceInstance& instance, PreparedDevices& prepared, const Problem& problem,
@@ -62,7 +59,7 @@ Result<void> launch(const SliceInstance& instance, PreparedDevices& prepared, co
   const int clusters = cluster_count(tile, problem, device);
   const bool bf16 = problem.act_dtype == DType::kBf16;
   Result<CUtensorMap> act_map =
-      runtime::tensor_map({args.act, problem.m, problem.k, args.ld_act ? args.ld_act : problem.k, bf16}, tile.tile_m);
+      runtime::tensor_map({args.act, problem.m, problem.k, args.ld_act ? args.ld_act : problem.k, bf16}, {tile.tile_m});
   if (!act_map) return act_map.error();
   const layout::BlobMap blob = layout::blob_map(problem.n, problem.k, problem.weight);
   SliceParams params;

@@ -5,14 +5,12 @@
 //   Numerics   Groups: kRoundedWeight (parts/dequant.cuh). Per column: kExactWeight.
 //   Slices     A CTA works on a block of 64 output features and all tokens. The blocks of 128 input features go round
 //              among its warps, so together they read the weight in the order of memory. The CTAs of a cluster split k
-//              once more. CTAs walk over blocks of features; where CTAs outnumber them some repeat another's work and
-//              store nothing: with two slots per SM a CTA that leaves at once makes the scheduler put two of the next
-//              kernel on one SM, and that lasts.
-//   Ring       Every warp has a ring of its own, filled by its lane 0: a stage is blocks_per_copy blocks of weights and
-//              their tokens, on one barrier. No barrier of the CTA in the main loop.
+//              once more. CTAs walk over blocks of features.
+//   Ring       Every warp has a ring of its own, filled by its lane 0: a stage is a block of weights and its tokens, on
+//              one barrier. No barrier of the CTA in the main loop.
 //   PDL        Weights never depend on the kernel before: they fill the ring before wait_for_predecessor().
 //   Reduction  Every warp hands its sums to the CTA that stores them, in fragment order, as units of 16 features x 8
-//              tokens; a warp adds up a unit in the order of the slices. `passes` take a part of the units each.
+//              tokens; a warp adds up a unit in the order of the slices.
 //   Edges      Tokens past m and input features past k arrive as zeros (tensor map). Output features past n are
 //              computed from the blob's padding and not stored.
 #pragma once
@@ -42,16 +40,14 @@ template <SliceConfig C> struct SliceShape {
   static constexpr int block_bytes = block.block_bytes(), piece_bytes = block.piece_bytes();
   static constexpr int half_bytes = tile.tile_m * 128;  // tokens of 64 input features
   static constexpr int act_bytes = 2 * half_bytes;      // of a block of 128
-  static constexpr int act_stage = tile.blocks_per_copy * act_bytes, weight_stage = tile.blocks_per_copy * block_bytes;
   static constexpr int slices = tile.warps * tile.cluster;
-  static constexpr int pass_units = tile.units() / tile.passes;
-  static constexpr int owned_units = pass_units / tile.cluster;  // of a pass, finished by one CTA
+  static constexpr int units = tile.units(), owned_units = units / tile.cluster;  // the latter finished by one CTA
 };
 
 template <SliceConfig C> struct alignas(1024) SliceStorage {
   using Shape = SliceShape<C>;
-  uint8_t act[C.tile.warps][C.tile.stages][Shape::act_stage];
-  uint8_t weight[C.tile.warps][C.tile.stages][Shape::weight_stage];
+  uint8_t act[C.tile.warps][C.tile.stages][Shape::act_bytes];
+  uint8_t weight[C.tile.warps][C.tile.stages][Shape::block_bytes];
   float4 sums[Shape::owned_units][Shape::slices][32];
   uint64_t full[C.tile.warps][C.tile.stages];
   uint64_t sums_full;  // cluster: 1 arrival + bytes
@@ -60,22 +56,17 @@ template <SliceConfig C> struct alignas(1024) SliceStorage {
 // What one warp is there for.
 template <SliceConfig C> struct SlicePlace {
   int warp, lane, rank;
-  int k_begin, k_end;              // k blocks of the CTA
-  int copies;                      // in which they come
+  int k_begin, k_blocks;           // of the CTA
   int n_block_begin, n_block_end;  // of 64 output features
-  bool phantom;
 
   __device__ explicit SlicePlace(const SliceParams& p) {
     constexpr SliceTile tile = C.tile;
     warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     rank = static_cast<int>(blockIdx.x) % tile.cluster;
     const int cluster = static_cast<int>(blockIdx.x) / tile.cluster;
-    k_begin = p.k_blocks * rank / tile.cluster, k_end = p.k_blocks * (rank + 1) / tile.cluster;
-    copies = (k_end - k_begin + tile.blocks_per_copy - 1) / tile.blocks_per_copy;
-    phantom = p.blocks_each == 0 && cluster >= p.blocks_left;
-    const int like = phantom ? p.blocks_left - 1 : cluster;
-    n_block_begin = like * p.blocks_each + min(like, p.blocks_left);
-    n_block_end = n_block_begin + p.blocks_each + (like < p.blocks_left ? 1 : 0);
+    k_begin = p.k_blocks * rank / tile.cluster, k_blocks = p.k_blocks * (rank + 1) / tile.cluster - k_begin;
+    n_block_begin = cluster * p.blocks_each + min(cluster, p.blocks_left);
+    n_block_end = n_block_begin + p.blocks_each + (cluster < p.blocks_left ? 1 : 0);
   }
 };
 
@@ -87,44 +78,38 @@ template <SliceConfig C> struct SliceSource {
   const SliceParams& p;
   const SlicePlace<C>& place;
   const CUtensorMap* act_map;
-  int n_block, copy;  // the next one
+  int n_block, block;  // the next one; the latter counted from k_begin
   uint64_t policy;
 
   __device__ SliceSource(const SliceParams& params, const SlicePlace<C>& where, const CUtensorMap* map)
-      : p(params), place(where), act_map(map), n_block(where.n_block_begin), copy(where.warp) {
+      : p(params), place(where), act_map(map), n_block(where.n_block_begin), block(where.warp) {
     policy = ptx::make_l2_policy<ptx::L2Policy::kEvictFirst>();
     settle();
   }
   __device__ bool done() const { return n_block >= place.n_block_end; }
   __device__ void advance() {
-    copy += tile.warps;
+    block += tile.warps;
     settle();
   }
 
   // Announces the tokens' bytes as well.
   __device__ void load_weight(uint32_t weight, uint32_t full) const {
-    const int k = block(), blocks = count();
-    ptx::barrier_expect(full, blocks * (Shape::act_bytes + Shape::block_bytes));
-    ptx::bulk_load(
-        weight, p.weight + layout::kHeaderBytes + (static_cast<int64_t>(n_block) * p.k_blocks + k) * Shape::block_bytes,
-        blocks * Shape::block_bytes, full, policy);
+    ptx::barrier_expect(full, Shape::act_bytes + Shape::block_bytes);
+    ptx::bulk_load(weight,
+                   p.weight + layout::kHeaderBytes +
+                       (static_cast<int64_t>(n_block) * p.k_blocks + place.k_begin + block) * Shape::block_bytes,
+                   Shape::block_bytes, full, policy);
   }
 
   __device__ void load_act(uint32_t act, uint32_t full) const {
-    const int k = block(), blocks = count();
-#pragma unroll
-    for (int u = 0; u < tile.blocks_per_copy; ++u)
-      if (u < blocks)
-        for (int half = 0; half < 2; ++half)
-          ptx::tensor_load_2d(act + (2 * u + half) * Shape::half_bytes, act_map, full,
-                              (k + u) * layout::kBlockK + half * 64, 0);
+    for (int half = 0; half < 2; ++half)
+      ptx::tensor_load_2d(act + half * Shape::half_bytes, act_map, full,
+                          (place.k_begin + block) * layout::kBlockK + half * 64, 0);
   }
 
  private:
-  __device__ int block() const { return place.k_begin + copy * tile.blocks_per_copy; }
-  __device__ int count() const { return min(tile.blocks_per_copy, place.k_end - block()); }
   __device__ void settle() {
-    while (copy >= place.copies && n_block < place.n_block_end) copy -= place.copies, ++n_block;
+    while (block >= place.k_blocks && n_block < place.n_block_end) block -= place.k_blocks, ++n_block;
   }
 };
 
@@ -223,37 +208,33 @@ template <SliceConfig C> struct SliceReduction {
   uint32_t round = 0;
 
   __device__ __forceinline__ void run(const Sums& sum, int n_block) {
-#pragma unroll
-    for (int pass = 0; pass < tile.passes; ++pass, ++round) {
-      if constexpr (tile.cluster > 1) {
-        const uint32_t sums_full = ptx::smem_address(&smem.sums_full);
-        if (round > 0) ptx::cluster_arrive_relaxed();
-        ptx::cluster_wait();  // the other CTA has started; later: the sums before these are read
-        if (threadIdx.x == 0) ptx::barrier_expect(sums_full, Shape::owned_units * Shape::slices * 512);
-        put(sum, pass);
-        ptx::barrier_wait(sums_full, round & 1);
-      } else {
-        if (round > 0) __syncthreads();
-        put(sum, pass);
-        __syncthreads();
-      }
-      if (place.phantom) continue;
-      if (p.out_fp32)
-        add_and_store<float>(n_block, pass);
-      else
-        add_and_store<Act>(n_block, pass);
+    if constexpr (tile.cluster > 1) {
+      const uint32_t sums_full = ptx::smem_address(&smem.sums_full);
+      if (round > 0) ptx::cluster_arrive_relaxed();
+      ptx::cluster_wait();  // the other CTA has started; later: the sums before these are read
+      if (threadIdx.x == 0) ptx::barrier_expect(sums_full, Shape::owned_units * Shape::slices * 512);
+      put(sum);
+      ptx::barrier_wait(sums_full, round & 1);
+    } else {
+      if (round > 0) __syncthreads();
+      put(sum);
+      __syncthreads();
     }
+    ++round;
+    if (p.out_fp32)
+      add_and_store<float>(n_block);
+    else
+      add_and_store<Act>(n_block);
   }
 
  private:
   // Unit u: token tile u / pieces, piece u % pieces.
-  __device__ __forceinline__ void put(const Sums& sum, int pass) const {
+  __device__ __forceinline__ void put(const Sums& sum) const {
     const int slice = place.rank * tile.warps + place.warp;
     const uint32_t area = ptx::smem_address(&smem.sums[0][slice][place.lane]);
 #pragma unroll
-    for (int u = 0; u < Shape::pass_units; ++u) {
-      const int unit = pass * Shape::pass_units + u;
-      const float(&d)[4] = sum[unit % Shape::pieces][unit / Shape::pieces];
+    for (int u = 0; u < Shape::units; ++u) {
+      const float(&d)[4] = sum[u % Shape::pieces][u / Shape::pieces];
       const uint32_t address = area + u % Shape::owned_units * (Shape::slices * 512);
       const uint32_t rank = u / Shape::owned_units;
       if constexpr (tile.cluster > 1)
@@ -264,12 +245,12 @@ template <SliceConfig C> struct SliceReduction {
     }
   }
 
-  template <class Out> __device__ __forceinline__ void add_and_store(int n_block, int pass) const {
+  template <class Out> __device__ __forceinline__ void add_and_store(int n_block) const {
     const FusedEpilogue<Act, Out> epilogue(p.epilogue);
     const int lane = place.lane;
 #pragma unroll 1
     for (int u = place.warp; u < Shape::owned_units; u += tile.warps) {
-      const int unit = pass * Shape::pass_units + place.rank * Shape::owned_units + u;
+      const int unit = place.rank * Shape::owned_units + u;
       const int first_token = unit / Shape::pieces * 8;
       if (first_token >= p.m) break;  // units are in the order of tokens
       const int feature0 = n_block * layout::kBlockN + unit % Shape::pieces * layout::kPieceN + lane / 4;
@@ -316,7 +297,7 @@ template <SliceConfig C> struct SliceReduction {
 };
 
 template <SliceConfig C>
-requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.threads(), C.tile.slots_per_sm)
+requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.threads(), 1)
     slice_sm90(const __grid_constant__ CUtensorMap act_map, const __grid_constant__ SliceParams p) {
   using Shape = SliceShape<C>;
   constexpr SliceTile tile = C.tile;
@@ -345,39 +326,35 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.thr
     ptx::fence_barrier_init();
     SliceSource<C> ahead = source;
     for (int s = 0; s < tile.stages && !ahead.done(); ++s, ahead.advance())
-      ahead.load_weight(weight + s * Shape::weight_stage, full + 8 * s);
+      ahead.load_weight(weight + s * Shape::block_bytes, full + 8 * s);
     ptx::wait_for_predecessor();
     for (int s = 0; s < tile.stages && !source.done(); ++s, source.advance())
-      source.load_act(act + s * Shape::act_stage, full + 8 * s);
+      source.load_act(act + s * Shape::act_bytes, full + 8 * s);
   }
   __syncwarp();
   ptx::wait_for_predecessor();
 
   SliceConsumer<C> consumer;
   SliceReduction<C> reduction{p, place, smem, sum_unit};
-  int slot = 0, copy = place.warp;
+  int slot = 0, block = place.warp;
   uint32_t phase = 0;
   for (int n_block = place.n_block_begin; n_block < place.n_block_end; ++n_block) {
     if constexpr (C.format.groups == 0) consumer.load_column(p, n_block, place.lane);
     consumer.clear();
 #pragma unroll 1
-    for (; copy < place.copies; copy += tile.warps) {
-      const int blocks = min(tile.blocks_per_copy, place.k_end - place.k_begin - copy * tile.blocks_per_copy);
-      const uint32_t act_slot = act + slot * Shape::act_stage, weight_slot = weight + slot * Shape::weight_stage;
+    for (; block < place.k_blocks; block += tile.warps) {
+      const uint32_t act_slot = act + slot * Shape::act_bytes, weight_slot = weight + slot * Shape::block_bytes;
       ptx::barrier_wait(full + 8 * slot, phase);
-#pragma unroll 1
-      for (int u = 0; u < blocks; ++u)
-        consumer.multiply(act_slot + u * Shape::act_bytes, weight_slot + u * Shape::block_bytes, place.lane, [&] {
-          if (u + 1 < blocks) return;
-          __syncwarp();  // the stage is in registers: it may be filled again
-          if (place.lane != 0 || source.done()) return;
-          source.load_weight(weight_slot, full + 8 * slot);
-          source.load_act(act_slot, full + 8 * slot);
-          source.advance();
-        });
+      consumer.multiply(act_slot, weight_slot, place.lane, [&] {
+        __syncwarp();  // the stage is in registers: it may be filled again
+        if (place.lane != 0 || source.done()) return;
+        source.load_weight(weight_slot, full + 8 * slot);
+        source.load_act(act_slot, full + 8 * slot);
+        source.advance();
+      });
       if (++slot == tile.stages) slot = 0, phase ^= 1;
     }
-    copy -= place.copies;
+    block -= place.k_blocks;
     reduction.run(consumer.sum, n_block);
   }
 }

@@ -20,7 +20,7 @@
 #pragma once
 
 #include "kernels/parts/epilogue.cuh"
-#include "kernels/parts/exact_codes.cuh"
+#include "kernels/parts/exact_block.cuh"
 #include "kernels/ptx/async_copy.cuh"
 #include "kernels/ptx/bulk_copy.cuh"
 #include "kernels/ptx/cluster.cuh"
@@ -37,7 +37,8 @@ template <StreamConfig C> struct StreamShape {
   using Act = std::conditional_t<C.format.act == DType::kBf16, __nv_bfloat16, __half>;
   static constexpr layout::BlockShape block = C.format.block();
   static constexpr int groups = C.format.groups;
-  static constexpr int tokens = tile.tile_m / 8;                        // n tiles of the mma
+  static constexpr int tokens = tile.tile_m / 8;  // n tiles of the mma
+  using Block = ExactBlock<C.format, tile.row_tiles, tokens>;
   static constexpr int barrier = tile.row_tiles * block.piece_bytes();  // a slot of a ring: pieces, then its barrier
   static constexpr int slot_bytes = barrier + 16;
   static constexpr int ring_bytes = tile.stages * slot_bytes;
@@ -209,49 +210,22 @@ template <StreamConfig C> struct TokenLoader {
   }
 };
 
-// Powers of two that bring (stored scale) x (sum of code * unit * act) back to numbers: the first multiplies scales,
-// the second the finished sums. Stored scales may be near the largest bf16, so the first must shrink them; what it
-// cannot hold (below 2^-149) is left to the second, which then is at most 1: neither overflows where the result does
-// not.
-struct ScaleFactors {
-  float of_scale, of_sum;
-
-  __device__ static float power_of_two(int exponent) {
-    return __int_as_float(exponent >= -126 ? (exponent + 127) << 23 : 1 << (exponent + 149));
-  }
-
-  __device__ ScaleFactors(const uint8_t* blob, int unit_exponent) {
-    const int shift = layout::stored_scale_shift(layout::header_of(blob));
-    const int whole = -unit_exponent - shift, first = max(min(whole, 0), -149);
-    of_scale = power_of_two(first), of_sum = power_of_two(whole - first);
-  }
-};
-
 // The consumer's side of a warp's ring, and its sums.
 template <StreamConfig C> struct WeightConsumer {
   using Shape = StreamShape<C>;
-  using Act = typename Shape::Act;
-  static constexpr int row_tiles = C.tile.row_tiles, tokens = Shape::tokens, groups = Shape::groups;
-  static constexpr int piece_bytes = Shape::block.piece_bytes();
-  static constexpr int steps_per_group = groups == 0 ? 8 : 8 / groups;
-  static constexpr int groups_per_half = groups > 1 ? groups / 2 : 1;
+  using Block = typename Shape::Block;
+  static constexpr int tokens = Shape::tokens;
 
-  uint32_t ring, slot;  // slot 0 and the current one, at this lane's 16 bytes of codes
+  uint32_t ring, slot;  // slot 0 and the current one
   uint32_t phase;
-  uint32_t scales_at, zeros_at;  // from slot to this lane's rows
-  uint32_t act[tokens];          // this lane's row for ldmatrix, at the current block
-  uint32_t act_step[tokens];     // to the next block: 0 on the line of zeros
-  float sum[row_tiles][tokens][4];
-  ExactCodes<Act> codes[row_tiles];
+  uint32_t act[tokens];       // this lane's row for ldmatrix, at the current block
+  uint32_t act_step[tokens];  // to the next block: 0 on the line of zeros
+  typename Block::Sums sum;
+  Block weights;
 
   __device__ WeightConsumer(const StreamParams& p, const StreamPlace<C>& place, uint32_t smem, uint32_t ring_smem) {
-    const int row = place.lane / 4;
-    ring = slot = ring_smem + place.lane * 16;
+    ring = slot = ring_smem;
     phase = 0;
-    scales_at = Shape::block.scale_offset(0, 0) + row * 4 - place.lane * 16;
-    zeros_at = Shape::block.zero_offset(0, 0) + row * 2 - place.lane * 16;
-#pragma unroll
-    for (int t = 0; t < row_tiles; ++t) codes[t].set_symmetric();
 #pragma unroll
     for (int n = 0; n < tokens; ++n) {
       const int token = n * 8 + place.lane % 8;
@@ -267,69 +241,15 @@ template <StreamConfig C> struct WeightConsumer {
   // The sums over the warp's slice of k for one group of output features.
   __device__ void accumulate(const StreamParams& p, const StreamPlace<C>& place, WeightSource<C>& source,
                              float scale_factor) {
-#pragma unroll
-    for (int t = 0; t < row_tiles; ++t)
-#pragma unroll
-      for (int n = 0; n < tokens; ++n)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) sum[t][n][j] = 0.0f;
-
+    Block::clear(sum);
 #pragma unroll 1
     for (int block = place.k_blocks; block > 0; --block) {
-      float part[row_tiles][tokens][4];
-      uint32_t scales[row_tiles][groups_per_half], zeros[row_tiles][groups_per_half];
-      ptx::barrier_wait(slot - place.lane * 16 + Shape::barrier, phase);
+      ptx::barrier_wait(slot + Shape::barrier, phase);
+      weights.multiply(sum, slot, place.lane, scale_factor, [&](int half, int pair, uint32_t(&b)[tokens][4]) {
+        if (half == 1 && pair == 0) release(p, place, source);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        uint4 words[row_tiles];
-#pragma unroll
-        for (int t = 0; t < row_tiles; ++t) {
-          words[t] = ptx::load_shared_128(slot + t * piece_bytes + half * layout::kHalfBytes);
-#pragma unroll
-          for (int g = 0; g < groups_per_half; ++g) {
-            const int group = groups > 1 ? half * groups_per_half + g : 0;
-            if (groups > 1 || (groups == 1 && half == 1))
-              scales[t][g] = ptx::load_shared_32(slot + scales_at + t * piece_bytes + group * layout::kPieceN * 2);
-            if (C.format.zero_point && (groups > 1 || (groups == 1 && half == 0)))
-              zeros[t][g] = ptx::load_shared_16(slot + zeros_at + t * piece_bytes + group * layout::kPieceN);
-          }
-        }
-        if (half == 1) release(p, place, source);
-#pragma unroll
-        for (int pair = 0; pair < 2; ++pair) {
-          uint32_t b[tokens][4];
-#pragma unroll
-          for (int n = 0; n < tokens; ++n) ptx::load_matrix_x4(b[n], act[n] + half * 128 + pair * 64);
-#pragma unroll
-          for (int q = 0; q < 2; ++q) {
-            const int in_half = pair * 2 + q, step = half * 4 + in_half;
-            const int g = groups > 1 ? in_half / steps_per_group : 0;
-#pragma unroll
-            for (int t = 0; t < row_tiles; ++t) {
-              if (C.format.zero_point && groups > 0 && step % steps_per_group == 0) codes[t].set_zeros(zeros[t][g]);
-              uint32_t a[4];
-              codes[t](a, in_half == 0   ? words[t].x
-                          : in_half == 1 ? words[t].y
-                          : in_half == 2 ? words[t].z
-                                         : words[t].w);
-#pragma unroll
-              for (int n = 0; n < tokens; ++n) {
-                if constexpr (groups == 0)
-                  ptx::mma<Act>(sum[t][n], a[0], a[1], a[2], a[3], b[n][2 * q], b[n][2 * q + 1]);
-                else if (step % steps_per_group == 0)
-                  ptx::mma_from<Act>(part[t][n], a[0], a[1], a[2], a[3], b[n][2 * q], b[n][2 * q + 1], 0.f, 0.f, 0.f,
-                                     0.f);
-                else
-                  ptx::mma<Act>(part[t][n], a[0], a[1], a[2], a[3], b[n][2 * q], b[n][2 * q + 1]);
-              }
-            }
-            if (groups > 0 && (step + 1) % steps_per_group == 0) {
-#pragma unroll
-              for (int t = 0; t < row_tiles; ++t) add_group(part[t], sum[t], scales[t][g], scale_factor);
-            }
-          }
-        }
-      }
+        for (int n = 0; n < tokens; ++n) ptx::load_matrix_x4(b[n], act[n] + half * 128 + pair * 64);
+      });
 #pragma unroll
       for (int n = 0; n < tokens; ++n) act[n] += act_step[n];
       slot += Shape::slot_bytes;
@@ -343,46 +263,7 @@ template <StreamConfig C> struct WeightConsumer {
   // Everything of the slot is in registers: it may be filled again.
   __device__ void release(const StreamParams& p, const StreamPlace<C>& place, WeightSource<C>& source) {
     __syncwarp();
-    if (place.lane == 0 && source.left > 0) source.issue(p, place, slot);  // lane 0 stands at the slot's first byte
-  }
-
-  __device__ static void add_group(const float (&part)[tokens][4], float (&sum)[tokens][4], uint32_t scales,
-                                   float factor) {
-    float low = ptx::low_float<Act>(scales), high = ptx::high_float<Act>(scales);
-    if constexpr (ptx::is_bf16<Act>) low *= factor, high *= factor;  // fp16 scales are stored as they are
-#pragma unroll
-    for (int n = 0; n < tokens; ++n) {
-      sum[n][0] = fmaf(low, part[n][0], sum[n][0]), sum[n][1] = fmaf(low, part[n][1], sum[n][1]);
-      sum[n][2] = fmaf(high, part[n][2], sum[n][2]), sum[n][3] = fmaf(high, part[n][3], sum[n][3]);
-    }
-  }
-};
-
-// Per column: this lane's scales and zero points, two rows a piece, read from the sections behind the blocks.
-template <StreamConfig C> struct ColumnScales {
-  using Act = typename StreamShape<C>::Act;
-  float low[C.tile.row_tiles], high[C.tile.row_tiles];
-
-  __device__ ColumnScales(const StreamParams& p, int first_piece, int lane,
-                          ExactCodes<Act> (&codes)[C.tile.row_tiles]) {
-    const Act* scales = reinterpret_cast<const Act*>(p.weight + p.column_scales);
-#pragma unroll
-    for (int t = 0; t < C.tile.row_tiles; ++t) {
-      const int row = min(first_piece + t, p.pieces - 1) * layout::kPieceN + lane / 4;
-      low[t] = to_float(scales[row]), high[t] = to_float(scales[row + 8]);
-      if constexpr (C.format.zero_point) {
-        const uint8_t* zeros = p.weight + p.column_zeros;
-        codes[t].set_zeros(zeros[row] | zeros[row + 8] << 8);
-      }
-    }
-  }
-
-  __device__ void apply(float (&sum)[C.tile.row_tiles][StreamShape<C>::tokens][4]) const {
-#pragma unroll
-    for (int t = 0; t < C.tile.row_tiles; ++t)
-#pragma unroll
-      for (int n = 0; n < StreamShape<C>::tokens; ++n)
-        sum[t][n][0] *= low[t], sum[t][n][1] *= low[t], sum[t][n][2] *= high[t], sum[t][n][3] *= high[t];
+    if (place.lane == 0 && source.left > 0) source.issue(p, place, slot);
   }
 };
 
@@ -404,7 +285,7 @@ template <StreamConfig C> struct Reduction {
   }
 
   __device__ void put(const StreamParams& p, const StreamPlace<C>& place,
-                      const float (&sum)[C.tile.row_tiles][Shape::tokens][4]) const {
+                      const typename Shape::Block::Sums& sum) const {
     const int slice = place.rank * C.tile.k_warps + place.k_warp, token = place.lane % 4 * 2;
 #pragma unroll
     for (int t = 0; t < C.tile.row_tiles; ++t) {
@@ -495,8 +376,9 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.thr
 
   for (int group = place.group_begin; group < place.group_end; ++group) {
     if constexpr (Shape::groups == 0) {
-      const ColumnScales<C> column(p, (group * tile.row_warps + place.row_warp) * tile.row_tiles, place.lane,
-                                   consumer.codes);
+      const ColumnScales<C.format, tile.row_tiles, Shape::tokens> column(
+          p.weight, p.column_scales, p.column_zeros, p.pieces,
+          (group * tile.row_warps + place.row_warp) * tile.row_tiles, place.lane, consumer.weights);
       consumer.accumulate(p, place, source, 1.0f);
       column.apply(consumer.sum);
     } else {

@@ -5,6 +5,7 @@
 #include "kernels/gemm_sm90.h"
 #include "kernels/slice_sm90.h"
 #include "kernels/stream_sm90.h"
+#include "kernels/sweep_sm90.h"
 #include "registry/reference_row.h"
 
 namespace nybble {
@@ -14,6 +15,7 @@ const std::vector<KernelEntry>& registry() {
     std::vector<KernelEntry> list;
     const auto append = [&list](const auto& part) { list.insert(list.end(), part.begin(), part.end()); };
     append(kernels::stream_sm90_kernels());
+    append(kernels::sweep_sm90_kernels());
     append(kernels::slice_sm90_kernels());
     append(kernels::gemm_sm90_kernels());
     append(kernels::dequantize_sm90_kernels());

@@ -25,25 +25,30 @@ Result<EncodeTiled> encoder() {
 
 }  // namespace
 
-Result<CUtensorMap> tensor_map(const MatrixView& matrix, int box_rows) {
+Result<CUtensorMap> tensor_map(const MatrixView& matrix, const TensorBox& box) {
   static constinit thread_local TensorMapCache cache;
-  return cache.get(matrix, box_rows, encode_tensor_map);
+  return cache.get(matrix, box, encode_tensor_map);
 }
 
-Result<CUtensorMap> encode_tensor_map(const MatrixView& matrix, int box_rows) {
+Result<CUtensorMap> encode_tensor_map(const MatrixView& matrix, const TensorBox& box) {
   const Result<EncodeTiled> encode = encoder();
   if (!encode) return encode.error();
   CUtensorMap map;
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(matrix.columns), static_cast<cuuint64_t>(matrix.rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(matrix.ld) * 2};
-  const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(box_rows)}, steps[2] = {1, 1};
+  const bool chunked = box.chunks > 0;
+  const cuuint64_t columns = static_cast<cuuint64_t>(matrix.columns),
+                   row_bytes = static_cast<cuuint64_t>(matrix.ld) * 2;
+  const cuuint64_t sizes[3] = {chunked ? 64 : columns, static_cast<cuuint64_t>(matrix.rows), columns / 64};
+  const cuuint64_t strides[2] = {row_bytes, 128};
+  const cuuint32_t extents[3] = {64, static_cast<cuuint32_t>(box.rows), static_cast<cuuint32_t>(box.chunks)};
+  const cuuint32_t steps[3] = {1, 1, 1};
   const CUresult code =
-      (*encode)(&map, matrix.bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
-                const_cast<void*>(matrix.data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      (*encode)(&map, matrix.bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, chunked ? 3 : 2,
+                const_cast<void*>(matrix.data), sizes, strides, extents, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (code != CUDA_SUCCESS)
-    return cuda_error("cuTensorMapEncodeTiled failed with {} for {} x {}, leading dimension {}, box of {} rows",
-                      static_cast<int>(code), matrix.rows, matrix.columns, matrix.ld, box_rows);
+    return cuda_error("cuTensorMapEncodeTiled failed with {} for {} x {}, leading dimension {}, box of {} rows x {}",
+                      static_cast<int>(code), matrix.rows, matrix.columns, matrix.ld, box.rows,
+                      chunked ? 64 * box.chunks : 64);
   return map;
 }
 

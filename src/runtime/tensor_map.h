@@ -19,12 +19,22 @@ struct MatrixView {
   friend bool operator==(const MatrixView&, const MatrixView&) = default;
 };
 
-// Boxes of box_rows x 64 columns, 128-byte swizzle; reads outside the matrix give zeros, writes outside are dropped.
+// What one copy moves: `rows` rows of 64 columns or, where `chunks` is not 0, `chunks` times that, one behind the
+// other (the columns are a multiple of 64 then).
+struct TensorBox {
+  int rows;
+  int chunks = 0;
+
+  friend bool operator==(const TensorBox&, const TensorBox&) = default;
+};
+
+// 128-byte swizzle; reads outside the matrix give zeros, writes outside are dropped. Coordinates are (column, row) or
+// (0, row, column / 64).
 // What launches call: every thread remembers the maps it used last. A map is a function of these arguments alone, also
 // when its address is freed and allocated again, on whichever device.
-Result<CUtensorMap> tensor_map(const MatrixView& matrix, int box_rows);
+Result<CUtensorMap> tensor_map(const MatrixView& matrix, const TensorBox& box);
 
 // The same map from the driver.
-Result<CUtensorMap> encode_tensor_map(const MatrixView& matrix, int box_rows);
+Result<CUtensorMap> encode_tensor_map(const MatrixView& matrix, const TensorBox& box);
 
 }  // namespace nybble::runtime

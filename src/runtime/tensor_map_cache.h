@@ -15,16 +15,17 @@ class TensorMapCache {
  public:
   static constexpr int kEntries = 64;  // four layers' activations and outputs at eight numbers of tokens
 
-  // The map that encode(matrix, box_rows), a Result<CUtensorMap>, gives or gave. Errors are not remembered.
-  template <class Encode> Result<CUtensorMap> get(const MatrixView& matrix, int box_rows, const Encode& encode) {
-    const Key key{matrix, box_rows};
+  // The map that encode(matrix, box), a Result<CUtensorMap>, gives or gave. Errors are not remembered.
+  template <class Encode>
+  Result<CUtensorMap> get(const MatrixView& matrix, const TensorBox& box, const Encode& encode) {
+    const Key key{matrix, box};
     for (int i = 0; i < kEntries; ++i) {
       if (keys_[i] == key && last_use_[i] > 0) {
         last_use_[i] = ++uses_;
         return maps_[i];
       }
     }
-    Result<CUtensorMap> map = encode(matrix, box_rows);
+    Result<CUtensorMap> map = encode(matrix, box);
     if (map) {
       const auto oldest = std::min_element(last_use_, last_use_ + kEntries) - last_use_;
       keys_[oldest] = key;
@@ -37,7 +38,7 @@ class TensorMapCache {
  private:
   struct Key {
     MatrixView matrix;
-    int box_rows;
+    TensorBox box;
     friend bool operator==(const Key&, const Key&) = default;
   };
 

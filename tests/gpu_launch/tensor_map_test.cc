@@ -33,10 +33,10 @@ MatrixView view_of(const void* data) { return {data, 48, 512, 640, true}; }
 TEST_F(TensorMap, OutlivesTheMemoryItPointsTo) {
   void* memory = nullptr;
   CUDA_OK(cudaMalloc(&memory, 1 << 20));
-  const Result<CUtensorMap> before = encode_tensor_map(view_of(memory), 16);
-  EXPECT_TRUE(same(before, encode_tensor_map(view_of(memory), 16)));
+  const Result<CUtensorMap> before = encode_tensor_map(view_of(memory), {16});
+  EXPECT_TRUE(same(before, encode_tensor_map(view_of(memory), {16})));
   CUDA_OK(cudaFree(memory));
-  EXPECT_TRUE(same(before, encode_tensor_map(view_of(memory), 16)));
+  EXPECT_TRUE(same(before, encode_tensor_map(view_of(memory), {16})));
 }
 
 TEST_F(TensorMap, IsTheSameOnEveryDevice) {
@@ -45,11 +45,11 @@ TEST_F(TensorMap, IsTheSameOnEveryDevice) {
   if (devices < 2) GTEST_SKIP() << "needs two GPUs";
   void* memory = nullptr;
   CUDA_OK(cudaMalloc(&memory, 1 << 20));
-  const Result<CUtensorMap> first = encode_tensor_map(view_of(memory), 16);
+  const Result<CUtensorMap> first = encode_tensor_map(view_of(memory), {16});
   for (int device = 1; device < devices; ++device) {
     CUDA_OK(cudaSetDevice(device));
     CUDA_OK(cudaFree(nullptr));  // makes the context current
-    EXPECT_TRUE(same(first, encode_tensor_map(view_of(memory), 16))) << "device " << device;
+    EXPECT_TRUE(same(first, encode_tensor_map(view_of(memory), {16}))) << "device " << device;
   }
   CUDA_OK(cudaSetDevice(0));
   CUDA_OK(cudaFree(memory));
@@ -65,7 +65,7 @@ TEST_F(TensorMap, RememberedMapsAreTheDrivers) {
                             1 + static_cast<int64_t>(random() % 4), columns,
                             columns + 8 * static_cast<int64_t>(random() % 2), random() % 2 == 0};
     const int box_rows = 8 << (random() % 2);
-    ASSERT_TRUE(same(tensor_map(matrix, box_rows), encode_tensor_map(matrix, box_rows))) << "call " << i;
+    ASSERT_TRUE(same(tensor_map(matrix, {box_rows}), encode_tensor_map(matrix, {box_rows}))) << "call " << i;
   }
   CUDA_OK(cudaFree(memory));
 }

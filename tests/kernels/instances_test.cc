@@ -4,6 +4,7 @@
 #include "kernels/gemm_instance.h"
 #include "kernels/partial_sums.h"
 #include "kernels/slice_instance.h"
+#include "kernels/sweep_instance.h"
 
 namespace nybble::kernels {
 namespace {
@@ -57,8 +58,8 @@ TEST(SliceInstances, FitSharedMemory) {
       const SliceTile& tile = instance.config.tile;
       const std::string name = kernel_name(instance.config);
       EXPECT_EQ(why_invalid(instance.config), nullptr) << name;
-      EXPECT_LE((instance.smem_bytes + 1024) * tile.slots_per_sm, 228 * 1024) << name;
-      EXPECT_LE(tile.threads() * tile.slots_per_sm, 2048) << name;
+      EXPECT_LE(instance.smem_bytes, 227 * 1024) << name;
+      EXPECT_LE(tile.threads(), 1024) << name;
       ++count;
     }
   EXPECT_GT(count, 0);
@@ -68,9 +69,35 @@ TEST(SliceConfig, RefusesWhatIsNoKernel) {
   EXPECT_EQ(why_invalid(SliceConfig{{.tile_m = 16}, {}}), nullptr);
   EXPECT_STREQ(why_invalid(SliceConfig{{.tile_m = 12}, {}}), "tile_m is a multiple of 8 up to 32");
   EXPECT_STREQ(why_invalid(SliceConfig{{.tile_m = 8, .cluster = 4}, {}}), "larger clusters put their CTAs on one SM");
-  EXPECT_STREQ(why_invalid(SliceConfig{{.tile_m = 8, .passes = 3}, {}}), "CTAs and passes divide the units of 16 x 8");
-  EXPECT_EQ(kernel_name(SliceConfig{{.tile_m = 8, .stages = 2, .blocks_per_copy = 2}, {DType::kBf16, 4, true}}),
-            "sm90_slice_bf16_g32_zp_t8x64_w8_s2x2_c1_o1");
+  EXPECT_STREQ(why_invalid(SliceConfig{{.tile_m = 8, .stages = 1}, {}}), "a ring has at least two stages");
+  EXPECT_EQ(kernel_name(SliceConfig{{.tile_m = 16, .stages = 2, .cluster = 2}, {DType::kBf16, 4, true}}),
+            "sm90_slice_bf16_g32_zp_t16x64_w8_s2_c2");
+}
+
+TEST(SweepInstances, FitSharedMemory) {
+  int count = 0;
+  for (const auto part :
+       {sweep_instances_bf16(), sweep_instances_bf16_zp(), sweep_instances_fp16(), sweep_instances_fp16_zp()})
+    for (const SweepInstance& instance : part) {
+      const SweepTile& tile = instance.config.tile;
+      const std::string name = kernel_name(instance.config);
+      EXPECT_EQ(why_invalid(instance.config), nullptr) << name;
+      EXPECT_LE((instance.smem_bytes + 1024) * tile.slots_per_sm, 228 * 1024) << name;
+      EXPECT_LE(tile.threads() * tile.slots_per_sm, 2048) << name;
+      ++count;
+    }
+  EXPECT_GT(count, 0);
+}
+
+TEST(SweepConfig, RefusesWhatIsNoKernel) {
+  EXPECT_EQ(why_invalid(SweepConfig{{}, {}}), nullptr);
+  EXPECT_STREQ(why_invalid(SweepConfig{{.tile_m = 12}, {}}), "tile_m is 8 or 16: one or two n tiles of mma.m16n8k16");
+  EXPECT_STREQ(why_invalid(SweepConfig{{.row_warps = 3}, {}}), "a block has four pieces to share");
+  EXPECT_STREQ(why_invalid(SweepConfig{{.blocks_per_stage = 8, .row_warps = 4}, {}}), "1 to 16 math warps");
+  EXPECT_STREQ(why_invalid(SweepConfig{{}, {.groups = 8}}), "groups of 128, 64, 32, or per column");
+  EXPECT_EQ(
+      kernel_name(SweepConfig{{.blocks_per_stage = 8, .row_warps = 1, .slots_per_sm = 1}, {DType::kFp16, 0, true}}),
+      "sm90_sweep_fp16_col_zp_t8x64_w8x1_s4_o1");
 }
 
 // Flags behind the epoch, partial sums behind the flags, nothing shared.

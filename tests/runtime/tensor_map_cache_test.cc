@@ -40,9 +40,9 @@ class CountingCache {
   // Asks the cache, holds the answer against the key; true: the encoder was not needed.
   bool hits(const Key& key) {
     const int before = encoded_;
-    const Result<CUtensorMap> map = cache_.get(key.matrix, key.box_rows, [&](const MatrixView& matrix, int box_rows) {
+    const Result<CUtensorMap> map = cache_.get(key.matrix, {key.box_rows}, [&](const MatrixView& matrix, const TensorBox& box) {
       ++encoded_;
-      return Result<CUtensorMap>(map_of({matrix, box_rows}));
+      return Result<CUtensorMap>(map_of({matrix, box.rows}));
     });
     const CUtensorMap want = map_of(key);
     EXPECT_TRUE(map);
@@ -120,15 +120,15 @@ TEST(TensorMapCache, GivesTheRightMapUnderAnyMix) {
 TEST(TensorMapCache, ForgetsErrors) {
   TensorMapCache cache;
   const Key key = key_at(0x7000'0000);
-  const auto fails = [](const MatrixView&, int) { return Result<CUtensorMap>(cuda_error("no driver today")); };
-  const auto works = [](const MatrixView& matrix, int box_rows) {
-    return Result<CUtensorMap>(map_of({matrix, box_rows}));
+  const auto fails = [](const MatrixView&, const TensorBox&) { return Result<CUtensorMap>(cuda_error("no driver today")); };
+  const auto works = [](const MatrixView& matrix, const TensorBox& box) {
+    return Result<CUtensorMap>(map_of({matrix, box.rows}));
   };
-  const Result<CUtensorMap> failed = cache.get(key.matrix, key.box_rows, fails);
+  const Result<CUtensorMap> failed = cache.get(key.matrix, {key.box_rows}, fails);
   ASSERT_FALSE(failed);
   EXPECT_EQ(failed.error().message, "no driver today");
-  EXPECT_TRUE(cache.get(key.matrix, key.box_rows, works));
-  EXPECT_TRUE(cache.get(key.matrix, key.box_rows, fails)) << "asked the encoder again";
+  EXPECT_TRUE(cache.get(key.matrix, {key.box_rows}, works));
+  EXPECT_TRUE(cache.get(key.matrix, {key.box_rows}, fails)) << "asked the encoder again";
 }
 
 }  // namespace

@@ -10,27 +10,19 @@
 namespace nybble::kernels {
 
 inline constexpr SliceTile kSliceTiles[] = {
-#if defined(NYBBLE_DEV_TILES)
     {.tile_m = 16, .warps = 8, .stages = 2, .cluster = 2},
-#else
-    {.tile_m = 8, .warps = 8, .stages = 2, .slots_per_sm = 2, .passes = 2},
-    {.tile_m = 8, .warps = 8, .stages = 2, .blocks_per_copy = 2},
-    {.tile_m = 16, .warps = 8, .stages = 2, .cluster = 2},
-#endif
 };
 
 template <SliceConfig config> constexpr SliceInstance make_slice_instance() {
   static_assert(why_invalid(config) == nullptr, "the tile makes no kernel; why_invalid() in slice_config.h says why");
-  static_assert(sizeof(SliceStorage<config>) <= smem_limit(config.tile.slots_per_sm),
-                "the tile's stages do not fit shared memory");
+  static_assert(sizeof(SliceStorage<config>) <= smem_limit(1), "the tile's stages do not fit shared memory");
   return {config, reinterpret_cast<const void*>(&slice_sm90<config>), static_cast<int>(sizeof(SliceStorage<config>))};
 }
 
 // Adds a tile for one format. Blocks with many scales are larger, so a tile made for groups of 128 may not fit.
 template <SliceConfig config> void add_slice_instance(std::vector<SliceInstance>& instances) {
   constexpr GemmFormat format = config.format;
-  if constexpr (sizeof(SliceStorage<config>) <= smem_limit(config.tile.slots_per_sm) ||
-                (format.groups <= 1 && !format.zero_point))
+  if constexpr (sizeof(SliceStorage<config>) <= smem_limit(1) || (format.groups <= 1 && !format.zero_point))
     instances.push_back(make_slice_instance<config>());
 }
 

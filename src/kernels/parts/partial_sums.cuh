@@ -40,6 +40,38 @@ struct PartialSums {
       asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(seen) : "l"(address(flag)) : "memory");
     } while (seen != expected);
   }
+  // Of all CTAs of the grid, by a warp: for those that publish nothing but that they have read the epoch.
+  __device__ __forceinline__ void await_all(int flags, int lane) {
+    for (bool seen = false; !seen;) {
+      seen = true;
+      for (int flag = lane; flag < flags; flag += 32) {
+        uint64_t value;
+        asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(address(flag)) : "memory");
+        seen = seen && value == tag(flag);
+      }
+    }
+    __syncwarp();
+  }
+
+  // Two sums and their tag in one access: whoever sees the tag has the sums, without a flag and without a fence.
+  __device__ __forceinline__ void give(uint8_t* to, int flag, float2 sums) {
+    const uint64_t both = __float_as_uint(sums.x) | static_cast<uint64_t>(__float_as_uint(sums.y)) << 32;
+    asm volatile("{\n.reg .b128 v;\nmov.b128 v, {%1, %2};\nst.relaxed.gpu.global.b128 [%0], v;\n}" ::"l"(to), "l"(both),
+                 "l"(tag(flag))
+                 : "memory");
+  }
+  __device__ __forceinline__ float2 take(const uint8_t* from, int flag) {
+    const uint64_t expected = tag(flag);
+    uint64_t both, seen;
+    do {
+      asm volatile("{\n.reg .b128 v;\nld.relaxed.gpu.global.b128 v, [%2];\nmov.b128 {%0, %1}, v;\n}"
+                   : "=l"(both), "=l"(seen)
+                   : "l"(from)
+                   : "memory");
+    } while (seen != expected);
+    return make_float2(__uint_as_float(static_cast<uint32_t>(both)),
+                       __uint_as_float(static_cast<uint32_t>(both >> 32)));
+  }
 
  private:
   __device__ __forceinline__ uint64_t* address(int flag) const {

@@ -42,6 +42,15 @@ __device__ __forceinline__ void tensor_load_2d(uint32_t smem, const CUtensorMap*
       : "memory");
 }
 
+__device__ __forceinline__ void tensor_load_3d(uint32_t smem, const CUtensorMap* map, uint32_t barrier, int c0, int c1,
+                                               int c2) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::
+          "r"(smem),
+      "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2)
+      : "memory");
+}
+
 // Writes the box to the same place of every CTA whose bit is set in cta_mask and completes it on the barrier there.
 __device__ __forceinline__ void tensor_load_2d_multicast(uint32_t smem, const CUtensorMap* map, uint32_t barrier,
                                                          int c0, int c1, uint16_t cta_mask) {

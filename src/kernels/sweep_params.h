@@ -1,0 +1,26 @@
+// What a sweeping kernel (sweep_sm90.cuh) is told. Host-only C++.
+#pragma once
+
+#include "kernels/epilogue_params.h"
+#include "kernels/sweep_config.h"
+
+namespace nybble::kernels {
+
+struct SweepParams {
+  const uint8_t* weight;  // packed blob
+  int64_t column_scales;  // offset in the blob, per column only
+  int64_t column_zeros;   // per column with zero points only
+  void* out;              // [m, n], of act's type or fp32
+  int64_t ld_out;
+  bool out_fp32;
+  int m, n;
+  int n_blocks, k_blocks;  // of 64 output features, of 128 input features
+  int blocks;              // of 64 x 128 in all: every CTA takes an equal share, in the order of memory
+  int shares;              // CTAs that share them; CTAs past them repeat the last share's work
+  int trigger;             // blocks left to copy when the next launch may start
+  uint8_t* workspace;      // PartialSumsMap(CTAs, 1, tile_m, 64); null where no share ends within a row of blocks
+  int64_t partial_sums;    // offset in it
+  EpilogueParams epilogue;
+};
+
+}  // namespace nybble::kernels

@@ -1,0 +1,128 @@
+// The sweeping family's rows: validity, cost model, launch.
+#include "kernels/sweep_sm90.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "kernels/family_rows.h"
+#include "kernels/partial_sums.h"
+#include "kernels/sweep_instance.h"
+#include "kernels/validity.h"
+#include "layout/blob.h"
+#include "runtime/tensor_map.h"
+
+namespace nybble::kernels {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Blocks of the weight and the CTAs that share them.
+struct Shares {
+  int64_t n_blocks, k_blocks, blocks;
+  int shares, ctas;
+
+  Shares(const Problem& problem, const Device& device)
+      : n_blocks(ceil_div(problem.n, layout::kBlockN)),
+        k_blocks(ceil_div(problem.k, layout::kBlockK)),
+        blocks(n_blocks * k_blocks) {
+    const int64_t sms = device.num_sms;
+    // A whole row for each CTA where that leaves few without one: it saves handing sums over.
+    const bool whole_rows = n_blocks <= sms && 10 * n_blocks >= 9 * sms;
+    shares = static_cast<int>(whole_rows ? n_blocks : std::min(sms, blocks));
+    ctas = whole_rows ? device.num_sms : shares;  // the others hold their SM's place (sweep_sm90.cuh)
+  }
+
+  bool split_rows() const { return blocks % shares != 0 || blocks / shares % k_blocks != 0; }
+};
+
+PartialSumsMap partial_sums(const SweepInstance& instance, const Shares& shares) {
+  return PartialSumsMap(shares.shares, 1, instance.config.tile.tile_m, 2 * layout::kBlockN);  // each with half a tag
+}
+
+std::string why_not(const SweepInstance& instance, const Problem& problem, const Device& device) {
+  const SweepTile& tile = instance.config.tile;
+  if (std::string reason = why_not_hopper_format(instance.config.format, problem, device); !reason.empty())
+    return reason;
+  if (problem.out_dtype != problem.act_dtype && problem.out_dtype != DType::kFp32)
+    return fmt::format("writes {} or fp32; out is {}", dtype_name(problem.act_dtype), dtype_name(problem.out_dtype));
+  if (problem.m > tile.tile_m) return fmt::format("takes up to {} tokens; m is {}", tile.tile_m, problem.m);
+  if (problem.k % 64 != 0) return fmt::format("copies tokens by 64 input features; k is {}", problem.k);
+  if (Shares(problem, device).blocks > INT32_MAX) return "counts blocks of 64 x 128 in 32 bits; the weight has more";
+  if (instance.smem_bytes > device.max_smem_bytes)
+    return fmt::format("needs {} bytes of shared memory a block; the device allows {}", instance.smem_bytes,
+                       device.max_smem_bytes);
+  return "";
+}
+
+size_t workspace_bytes(const SweepInstance& instance, const Problem& problem, const Device& device) {
+  const Shares shares(problem, device);
+  return shares.split_rows() ? partial_sums(instance, shares).bytes : 0;
+}
+
+// Modelled microseconds: the bytes at the speed that the ring allows, and what a launch costs besides. Fitted on seven
+// shapes x m = 1, 4, 8, bf16 in groups of 128, on an H200, 2026-11-25; estimates are 5 % off (rms).
+double estimate_us(const SweepInstance& instance, const Problem& problem, const Device& device) {
+  constexpr double kSharedBytes = 4.26e6, kBytes = 4.48e6;  // a microsecond: beside the next launch's CTA, without it
+  constexpr double kWholeRows = 2.1, kSplitRows = 3.3;      // from a launch to the next; rows that CTAs share cost more
+  constexpr double kManyParts = 0.8;                        // more where no CTA has a row of its own
+  constexpr double kAlone = 4.4, kHidden = 1.6, kHidingBytes = 120e6;  // CTAs that start where none is left
+  constexpr double kTokens = 0.0011;                                   // of the bytes' time, for each token
+  const Shares shares(problem, device);
+  const double bytes = static_cast<double>(shares.blocks) * instance.config.format.block().block_bytes();
+  const double tokens = 1 + kTokens * static_cast<double>(problem.m);
+  if (instance.config.tile.slots_per_sm == 1)
+    return kAlone - kHidden * std::min(1.0, bytes / kHidingBytes) + bytes / kBytes * tokens;
+  return (shares.split_rows() ? kSplitRows + (shares.n_blocks < shares.shares ? kManyParts : 0) : kWholeRows) +
+         bytes / kSharedBytes * tokens;
+}
+
+Result<void> launch(const SweepInstance& instance, PreparedDevices& prepared, const Problem& problem,
+                    const Device& device, const LaunchArgs& args, bool pdl) {
+  const SweepTile& tile = instance.config.tile;
+  const Shares shares(problem, device);
+  Result<CUtensorMap> act_map = runtime::tensor_map(
+      {args.act, problem.m, problem.k, args.ld_act ? args.ld_act : problem.k, problem.act_dtype == DType::kBf16},
+      {.rows = tile.tile_m, .chunks = 2 * tile.blocks_per_stage});
+  if (!act_map) return act_map.error();
+  const layout::BlobMap blob = layout::blob_map(problem.n, problem.k, problem.weight);
+  SweepParams params;
+  params.weight = static_cast<const uint8_t*>(args.weight);
+  params.column_scales = blob.column_scales;
+  params.column_zeros = blob.column_zeros;
+  params.out = args.out;
+  params.ld_out = args.ld_out ? args.ld_out : problem.n;
+  params.out_fp32 = problem.out_dtype == DType::kFp32;
+  params.m = static_cast<int>(problem.m);
+  params.n = static_cast<int>(problem.n);
+  params.n_blocks = static_cast<int>(shares.n_blocks);
+  params.k_blocks = static_cast<int>(shares.k_blocks);
+  params.blocks = static_cast<int>(shares.blocks);
+  params.shares = shares.shares;
+  params.trigger = tile.stages * tile.blocks_per_stage;
+  params.workspace = shares.split_rows() ? static_cast<uint8_t*>(args.workspace) : nullptr;
+  params.partial_sums = static_cast<int64_t>(partial_sums(instance, shares).partials);
+  params.epilogue = EpilogueParams::from(args, params.ld_out);
+  void* pointers[] = {&*act_map, &params};
+  return launch_function(instance.function, prepared,
+                         {.grid = dim3(static_cast<unsigned>(shares.ctas)),
+                          .threads = tile.threads(),
+                          .smem_bytes = instance.smem_bytes,
+                          .pdl = pdl,
+                          .stream = args.stream},
+                         pointers);
+}
+
+std::string name(const SweepInstance& instance) { return kernel_name(instance.config); }
+
+Numerics numerics(const SweepInstance&) { return Numerics::kExactWeight; }
+
+}  // namespace
+
+const std::vector<KernelEntry>& sweep_sm90_kernels() {
+  static const std::vector<KernelEntry> rows = rows_of<SweepInstance>(
+      {sweep_instances_bf16(), sweep_instances_bf16_zp(), sweep_instances_fp16(), sweep_instances_fp16_zp()},
+      {name, numerics, why_not, estimate_us, workspace_bytes, launch});
+  return rows;
+}
+
+}  // namespace nybble::kernels
