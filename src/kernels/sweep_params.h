@@ -14,6 +14,7 @@ struct SweepParams {
   int64_t ld_out;
   bool out_fp32;
   int m, n;
+  int whole_chunks;        // of 64 input features that act has
   int n_blocks, k_blocks;  // of 64 output features, of 128 input features
   int blocks;              // of 64 x 128 in all: every CTA takes an equal share, in the order of memory
   int shares;              // CTAs that share them; CTAs past them repeat the last share's work

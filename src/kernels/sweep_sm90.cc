@@ -46,7 +46,6 @@ std::string why_not(const SweepInstance& instance, const Problem& problem, const
   if (problem.out_dtype != problem.act_dtype && problem.out_dtype != DType::kFp32)
     return fmt::format("writes {} or fp32; out is {}", dtype_name(problem.act_dtype), dtype_name(problem.out_dtype));
   if (problem.m > tile.tile_m) return fmt::format("takes up to {} tokens; m is {}", tile.tile_m, problem.m);
-  if (problem.k % 64 != 0) return fmt::format("copies tokens by 64 input features; k is {}", problem.k);
   if (Shares(problem, device).blocks > INT32_MAX) return "counts blocks of 64 x 128 in 32 bits; the weight has more";
   if (instance.smem_bytes > device.max_smem_bytes)
     return fmt::format("needs {} bytes of shared memory a block; the device allows {}", instance.smem_bytes,
@@ -80,9 +79,13 @@ Result<void> launch(const SweepInstance& instance, PreparedDevices& prepared, co
                     const Device& device, const LaunchArgs& args, bool pdl) {
   const SweepTile& tile = instance.config.tile;
   const Shares shares(problem, device);
-  Result<CUtensorMap> act_map = runtime::tensor_map(
-      {args.act, problem.m, problem.k, args.ld_act ? args.ld_act : problem.k, problem.act_dtype == DType::kBf16},
-      {.rows = tile.tile_m, .chunks = 2 * tile.blocks_per_stage});
+  const int chunks = static_cast<int>(problem.k / 64);
+  const runtime::MatrixView act{args.act, problem.m, problem.k, args.ld_act ? args.ld_act : problem.k,
+                                problem.act_dtype == DType::kBf16};
+  Result<CUtensorMap> edge_map = runtime::tensor_map(act, {tile.tile_m});
+  if (!edge_map) return edge_map.error();
+  Result<CUtensorMap> act_map = chunks == 0 ? *edge_map  // not used
+                                            : runtime::tensor_map(act, {tile.tile_m, 2 * tile.blocks_per_stage});
   if (!act_map) return act_map.error();
   const layout::BlobMap blob = layout::blob_map(problem.n, problem.k, problem.weight);
   SweepParams params;
@@ -94,6 +97,7 @@ Result<void> launch(const SweepInstance& instance, PreparedDevices& prepared, co
   params.out_fp32 = problem.out_dtype == DType::kFp32;
   params.m = static_cast<int>(problem.m);
   params.n = static_cast<int>(problem.n);
+  params.whole_chunks = chunks;
   params.n_blocks = static_cast<int>(shares.n_blocks);
   params.k_blocks = static_cast<int>(shares.k_blocks);
   params.blocks = static_cast<int>(shares.blocks);
@@ -102,7 +106,7 @@ Result<void> launch(const SweepInstance& instance, PreparedDevices& prepared, co
   params.workspace = shares.split_rows() ? static_cast<uint8_t*>(args.workspace) : nullptr;
   params.partial_sums = static_cast<int64_t>(partial_sums(instance, shares).partials);
   params.epilogue = EpilogueParams::from(args, params.ld_out);
-  void* pointers[] = {&*act_map, &params};
+  void* pointers[] = {&*act_map, &*edge_map, &params};
   return launch_function(instance.function, prepared,
                          {.grid = dim3(static_cast<unsigned>(shares.ctas)),
                           .threads = tile.threads(),

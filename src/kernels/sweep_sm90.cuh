@@ -86,10 +86,11 @@ template <SweepConfig C> struct SweepWalk {
   __device__ void settle() { count = min(min(blocks_per_stage - k % blocks_per_stage, k_blocks - k), end - block); }
 };
 
-// The CTA's weights and tokens, in order. One thread.
+// The CTA's weights and tokens, in order. One thread. Of tokens the map of chunks holds whole ones only; where a stage
+// reaches past them, the map of edges fills up with zeros.
 template <SweepConfig C>
 __device__ __forceinline__ void load_stages(const SweepParams& p, SweepStorage<C>& smem, int range,
-                                            const CUtensorMap* act_map) {
+                                            const CUtensorMap* act_map, const CUtensorMap* edge_map) {
   using Shape = SweepShape<C>;
   const uint32_t full = ptx::smem_address(smem.full), empty = ptx::smem_address(smem.empty);
   const uint64_t policy = ptx::make_l2_policy<ptx::L2Policy::kEvictFirst>();
@@ -100,7 +101,13 @@ __device__ __forceinline__ void load_stages(const SweepParams& p, SweepStorage<C
                    at.count * Shape::block_bytes, full + 8 * slot, policy);
   };
   const auto load_act = [&](const SweepWalk<C>& at, int slot) {
-    ptx::tensor_load_3d(ptx::smem_address(smem.act[slot]), act_map, full + 8 * slot, 0, 0, 2 * at.k);
+    const uint32_t act = ptx::smem_address(smem.act[slot]);
+    if (2 * (at.k + at.count) <= p.whole_chunks) {
+      ptx::tensor_load_3d(act, act_map, full + 8 * slot, 0, 0, 2 * at.k);
+    } else {
+      for (int chunk = 0; chunk < 2 * C.tile.blocks_per_stage; ++chunk)
+        ptx::tensor_load_2d(act + chunk * Shape::half_bytes, edge_map, full + 8 * slot, (2 * at.k + chunk) * 64, 0);
+    }
   };
   SweepWalk<C> walk(p, range), ahead = walk;
   for (int s = 0; s < C.tile.stages && !ahead.done(); ++s, ahead.advance()) load_weight(ahead, s);
@@ -239,7 +246,8 @@ __device__ __forceinline__ void release(uint32_t empty, int lane) {
 
 template <SweepConfig C>
 requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.threads(), C.tile.slots_per_sm)
-    sweep_sm90(const __grid_constant__ CUtensorMap act_map, const __grid_constant__ SweepParams p) {
+    sweep_sm90(const __grid_constant__ CUtensorMap act_map, const __grid_constant__ CUtensorMap edge_map,
+               const __grid_constant__ SweepParams p) {
   using Shape = SweepShape<C>;
   constexpr SweepTile tile = C.tile;
   extern __shared__ __align__(1024) uint8_t dynamic_smem[];
@@ -258,7 +266,7 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.thr
   }
   __syncthreads();
   if (warp == Shape::math_warps) {
-    if (lane == 0) load_stages<C>(p, smem, range, &act_map);
+    if (lane == 0) load_stages<C>(p, smem, range, &act_map, &edge_map);
     return;
   }
   if (warp > Shape::math_warps) {

@@ -20,7 +20,7 @@ struct MatrixView {
 };
 
 // What one copy moves: `rows` rows of 64 columns or, where `chunks` is not 0, `chunks` times that, one behind the
-// other (the columns are a multiple of 64 then).
+// other; the columns behind the last whole 64 then lie outside.
 struct TensorBox {
   int rows;
   int chunks = 0;
