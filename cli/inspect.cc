@@ -23,7 +23,8 @@ struct Options {
 };
 
 std::string form_of(const LayerInfo& layer) {
-  return layer.quantized ? "int4 " + to_string(layer.format) : dtype_name(layer.dense_dtype);
+  if (!layer.quantized) return dtype_name(layer.dense_dtype);
+  return (layer.format.zero_kind == ZeroKind::kTable ? "4-bit " : "int4 ") + to_string(layer.format);
 }
 
 Json json_of(const LayerInfo& layer) {
