@@ -7,8 +7,8 @@ namespace nybble::checkpoint {
 namespace {
 
 constexpr const Format* kFormats[] = {
-    &kCompressedTensorsFormat,
-    &kDenseFormat,
+    &kCompressedTensorsFormat, &kBitsAndBytesFormat, &kHqqFormat,   &kTorchaoFormat,
+    &kModelOptFormat,          &kMxfp4Format,        &kDenseFormat,
 };
 
 }  // namespace

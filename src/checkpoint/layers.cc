@@ -39,6 +39,15 @@ LayerInfo dense_layer_info(const ModelFiles& model, std::string_view layer) {
   return info;
 }
 
+void add_dense_layers(const ModelFiles& model, std::vector<LayerInfo>& layers) {
+  std::set<std::string, std::less<>> quantized;
+  for (const LayerInfo& layer : layers) quantized.insert(layer.name);
+  for (const TensorRef& tensor : model.tensors())
+    if (const std::string_view layer = layer_of(tensor->name, ".weight");
+        !layer.empty() && quantized.find(layer) == quantized.end() && is_dense_layer(model, layer))
+      layers.push_back(dense_layer_info(model, layer));
+}
+
 Result<FloatArray> read_floats(const TensorSlice& tensor) {
   const Result<DType> dtype = float_type(tensor.type());
   if (!dtype) return invalid_data("{}: {}", tensor.where(), dtype.error().message);

@@ -22,6 +22,8 @@ std::string_view layer_of(std::string_view tensor_name, std::string_view suffix)
 // is one, fits its rows.
 bool is_dense_layer(const ModelFiles& model, std::string_view layer);
 LayerInfo dense_layer_info(const ModelFiles& model, std::string_view layer);
+// Adds the model's dense layers to the quantized ones in `layers`, whose own tensors may look like dense weights.
+void add_dense_layers(const ModelFiles& model, std::vector<LayerInfo>& layers);
 
 // All numbers of a tensor of a float type that DType knows.
 Result<FloatArray> read_floats(const TensorSlice& tensor);

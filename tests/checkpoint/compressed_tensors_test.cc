@@ -294,8 +294,8 @@ TEST(CompressedTensors, RefusesForeignConfigurationsByNameWithTheWayOut) {
       {format("dense"), kUnsupported, "remove quantization_config"},
       {format("tomorrow"), kUnsupported, "format 'tomorrow' is not read"},
       {settings(R"("quant_method":"compressed-tensors")"), kUnsupported, "format '' is not read"},
-      {settings(R"("quant_method":"gptq","bits":4)"), kUnsupported,
-       "it is quantized with 'gptq'; known formats are compressed-tensors, dense"},
+      {settings(R"("quant_method":"tomorrow","bits":4)"), kUnsupported,
+       "it is quantized with 'tomorrow'; known formats are compressed-tensors"},
       {settings(R"("bits":4)"), kUnsupported, "an unnamed method"},
       {format("pack-quantized"), kInvalidData, "has no config_groups"},
       {replaced(fine, "\"num_bits\":4", "\"num_bits\":8"), kUnsupported, "are 'int' of '8' bits; only 4-bit integers"},
@@ -433,7 +433,7 @@ TEST(Dense, ListsLinearLayersOnly) {
 }
 
 TEST(Dense, DoesNotTakeForeignModelsForDenseOnes) {
-  for (const char* name : {"l.qweight", "l.W_q", "l.weight.absmax", "l._weight_qdata", "l.weight_scale_inv"}) {
+  for (const char* name : {"l.qweight", "l.weight.absmax", "l.weight_scale", "l.weight_scale_inv"}) {
     const TempFolder folder;
     write_text(folder / "model.safetensors",
                safetensors({{name, "U8", {1}, "x"}, {"lm_head.weight", "F32", {1, 1}, f32({1})}}));
