@@ -79,7 +79,9 @@ TEST(Torchao, ReadsTilesAndLeavesThePaddingOut) {
         const uint32_t word = ((tile * 32 + lane) * 4 + p) * 0x9E3779B9u, n = lane / 4;
         for (uint32_t nibble = 0; nibble < 8; ++nibble) {
           const uint32_t k = 128 * tile + 32 * p + 2 * (lane % 4) + nibble % 4 * 8 + nibble / 4;
-          if (n < 5 && k < 1000) ASSERT_EQ(weight->codes[n * 1000 + k], word >> (4 * nibble) & 15) << n << ' ' << k;
+          if (n < 5 && k < 1000) {
+            ASSERT_EQ(weight->codes[n * 1000 + k], word >> (4 * nibble) & 15) << n << " " << k;
+          }
         }
       }
   const std::vector<float> dense = dequantize(*weight);
