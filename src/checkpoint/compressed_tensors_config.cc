@@ -131,6 +131,31 @@ Result<LayerScheme> parse_scheme(const nlohmann::json& weights, LayerPacking pac
   return scheme;
 }
 
+// transform_config: rotations. Those that the weights were multiplied by need nothing; those of activations and caches
+// happen when the model runs.
+Result<void> check_transforms(const nlohmann::json& settings, const std::string& subject) {
+  if (is_null(settings, "transform_config")) return {};
+  const auto refuse = [&](const std::string& what) {
+    return unsupported(
+        "{}: transform_config {}: activations would have to be rotated when the model runs, which nybble does not do. "
+        "Quantize the unquantized model again without online transforms",
+        subject, what);
+  };
+  const nlohmann::json& transforms = settings["transform_config"];
+  if (!transforms.is_object()) return refuse("is " + base::printable(transforms.dump()));
+  const auto groups = transforms.find("config_groups");
+  if (groups == transforms.end() || groups->is_null()) return {};
+  for (const nlohmann::json& group : *groups) {
+    const auto apply = group.is_object() ? group.find("apply") : group.end();
+    if (!group.is_object() || apply == group.end() || !apply->is_array())
+      return refuse("has a group without \"apply\"");
+    for (const nlohmann::json& place : *apply)
+      if (const std::string location = string_member(place, "location"); !location.starts_with("weight"))
+        return refuse("applies to " + base::printable(location));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<CompressedTensorsConfig::Targets> CompressedTensorsConfig::Targets::parse(const nlohmann::json& list,
@@ -189,6 +214,7 @@ Result<CompressedTensorsConfig> CompressedTensorsConfig::parse(const nlohmann::j
         "{}: quantization_status is {}, not 'compressed': the weights are not stored in 4 bits. Save the model "
         "with save_pretrained(..., save_compressed=True)",
         subject, base::printable(settings["quantization_status"].dump()));
+  if (Result<void> fine = check_transforms(settings, subject); !fine) return fine.error();
   const auto groups = settings.find("config_groups");
   if (groups == settings.end() || !groups->is_object() || groups->empty())
     return invalid_data("{}: has no config_groups, which say how layers are quantized", subject);

@@ -138,9 +138,10 @@ class ModelOptCheckpoint final : public LayerCheckpoint {
 bool recognizes_modelopt(const ModelFiles& model) {
   const nlohmann::json& settings = model.quantization_config();
   if (!settings.is_null()) return string_member(settings, "quant_method").starts_with("modelopt");
-  return model.folder().has(kSettingsFile) ||
-         std::any_of(model.tensors().begin(), model.tensors().end(),
-                     [](const TensorRef& tensor) { return tensor->name.ends_with(kScale2); });
+  const bool has_file = model.folder().has(kSettingsFile);  // which may have been left beside a dense model
+  return std::any_of(model.tensors().begin(), model.tensors().end(), [&](const TensorRef& tensor) {
+    return tensor->name.ends_with(kScale2) || (has_file && tensor->name.ends_with(kScale));
+  });
 }
 
 Result<void> check_algorithm(const ModelFiles& model) {

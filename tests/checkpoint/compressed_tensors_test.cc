@@ -310,6 +310,13 @@ TEST(CompressedTensors, RefusesForeignConfigurationsByNameWithTheWayOut) {
        "quantization_status is '\"frozen\"', not 'compressed'"},
       {replaced(fine, "\"ignore\"", R"("sparsity_config":{"format":"sparse-24-bitmask"},"ignore")"), kUnsupported,
        "sparsity_config"},
+      {replaced(fine, "\"ignore\"",
+                R"("transform_config":{"config_groups":{"R4":{"type":"hadamard","apply":[)"
+                R"({"location":"weight_input"},{"location":"input"}]}}},"ignore")"),
+       kUnsupported, "transform_config applies to 'input'"},
+      {replaced(fine, "\"ignore\"", R"("transform_config":{"config_groups":{"R4":7}},"ignore")"), kUnsupported,
+       "transform_config has a group without"},
+      {replaced(fine, "\"ignore\"", R"("transform_config":true,"ignore")"), kUnsupported, "transform_config is"},
       {replaced(fine, "\"group\"", "\"tensor\""), kUnsupported, "weights.strategy 'tensor' is not read"},
       {replaced(fine, "\"group\"", "\"block\""), kUnsupported, "weights.strategy 'block' is not read"},
       {replaced(fine, "\"group_size\":16", "\"group_size\":0"), kInvalidData, "weights.group_size is '0'"},
@@ -351,6 +358,16 @@ TEST(CompressedTensors, RefusesForeignConfigurationsByNameWithTheWayOut) {
   const TempFolder folder;  // no configuration at all
   write_text(folder / "model.safetensors", safetensors(group_layer()));
   EXPECT_THAT(open_checkpoint(folder.path()).error().message, HasSubstr("but no config.json beside it"));
+}
+
+TEST(CompressedTensors, RotatedWeightsNeedNothing) {
+  for (const char* transforms : {"{}", "null", R"({"config_groups":{}})",
+                                 R"({"config_groups":{"R1":{"apply":[{"location":"weight_output"}]}}})"}) {
+    const TempFolder folder;
+    write_model(folder, group_layer(), config_json(kGroup16, ",\"transform_config\":" + std::string(transforms)));
+    const auto checkpoint = open_checkpoint(folder.path());
+    EXPECT_TRUE(checkpoint) << checkpoint.error().message;
+  }
 }
 
 TEST(CompressedTensors, FindsItsSettingsWhereverModelsKeepThem) {

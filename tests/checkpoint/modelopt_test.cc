@@ -61,6 +61,15 @@ TEST(ModelOpt, FindsItsSettingsInItsOwnFile) {
   EXPECT_THAT(open("{").error().message, HasSubstr("hf_quant_config.json"));
 }
 
+TEST(ModelOpt, SettingsLeftBesideADenseModelDoNotCount) {
+  const TempFolder folder;
+  write_text(folder / "model.safetensors", safetensors({{"l.weight", "F32", {1, 2}, f32({1, 2})}}));
+  write_text(folder / "hf_quant_config.json", own_file(R"({"quant_algo":"NVFP4"})"));
+  const auto checkpoint = open_checkpoint(folder.path());
+  ASSERT_TRUE(checkpoint) << checkpoint.error().message;
+  EXPECT_EQ((*checkpoint)->format(), "dense");
+}
+
 TEST(ModelOpt, WarnsOfScalesForActivations) {
   const TestModel model(with(layer(), {"l.input_scale", "F32", {}, f32({1})}), config("NVFP4"));
   const auto checkpoint = model.open();
