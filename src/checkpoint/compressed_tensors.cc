@@ -86,7 +86,8 @@ class CompressedTensorsCheckpoint final : public LayerCheckpoint {
                                                      kWeightZeroPoint, kWeightGroupIndex, kWeightGlobalScale};
     return kSuffixes;
   }
-  TensorSlice bias_of(const LayerInfo& info) const override {
+  Result<TensorSlice> bias_of(const LayerInfo& info) const override {
+    if (!info.quantized) return LayerCheckpoint::bias_of(info);
     return stored_layer(model(), info.name, kWeightPacked).find(model(), ".bias");
   }
   Result<QuantizedWeight> read_codes(const LayerInfo& info) const override {

@@ -16,20 +16,12 @@ struct Fp4Layer {
   int64_t n = 0, k = 0;
 };
 
-Result<TensorSlice> required(const ModelFiles& model, const StoredLayer& stored, const char* suffix) {
-  const Result<TensorRef> whole = required_tensor(model, stored.name, suffix, kWeightPacked);
-  if (!whole) return whole.error();
-  const TensorSlice part = stored.find(model, suffix);
-  if (!part)
-    return invalid_data("{}: has shape {}, but weight_packed has an index {}", whole->where(),
-                        shape_text((*whole)->shape), *stored.index);
-  return part;
-}
-
 Result<Fp4Layer> find_layer(const ModelFiles& model, const StoredLayer& stored, const LayerScheme& scheme) {
   const bool nvfp4 = scheme.packing == LayerPacking::kNvfp4;
   Fp4Layer found;
-  found.packed = stored.find(model, kWeightPacked);
+  const Result<TensorSlice> packed = stored.find(model, kWeightPacked);
+  if (!packed) return packed.error();
+  found.packed = *packed;
   const auto shape = found.packed.shape();
   if (found.packed.type() != TensorType::kU8 || shape.size() != 2 || found.packed.size_bytes() == 0 ||
       shape[1] > INT32_MAX / 2)
@@ -44,7 +36,7 @@ Result<Fp4Layer> find_layer(const ModelFiles& model, const StoredLayer& stored, 
     return unsupported("{}: 4-bit floats with zero points are not read. Quantize the unquantized model again",
                        zeros.where());
 
-  const Result<TensorSlice> scale = required(model, stored, kWeightScale);
+  const Result<TensorSlice> scale = stored.require(model, kWeightScale, kWeightPacked);
   if (!scale) return scale.error();
   found.scale = *scale;
   const std::vector<int64_t> scales{found.n, found.k / scheme.group_size};
@@ -55,7 +47,7 @@ Result<Fp4Layer> find_layer(const ModelFiles& model, const StoredLayer& stored, 
                         fmt::format("n = {}, k = {} in groups of {}", found.n, found.k, scheme.group_size));
   if (!nvfp4) return found;
 
-  const Result<TensorSlice> global_scale = required(model, stored, kWeightGlobalScale);
+  const Result<TensorSlice> global_scale = stored.require(model, kWeightGlobalScale, kWeightPacked);
   if (!global_scale) return global_scale.error();
   found.global_scale = *global_scale;
   if (found.global_scale.type() != TensorType::kF32 || found.global_scale.size_bytes() != sizeof(float))

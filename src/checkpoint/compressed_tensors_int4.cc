@@ -50,7 +50,9 @@ Result<void> read_shape(const ModelFiles& model, const StoredLayer& stored, Pack
 Result<PackedLayer> find_layer(const ModelFiles& model, const StoredLayer& stored, const LayerScheme& scheme) {
   PackedLayer found;
   found.scheme = scheme;
-  found.packed = stored.find(model, kWeightPacked);
+  const Result<TensorSlice> packed = stored.find(model, kWeightPacked);
+  if (!packed) return packed.error();
+  found.packed = *packed;
   if (found.packed.type() != TensorType::kI32 || found.packed.shape().size() != 2)
     return invalid_data("{}: is {} {}, but 4-bit integers are packed as I32 [n, ceil(k / 8)]", found.packed.where(),
                         tensor_type_name(found.packed.type()), shape_text(found.packed.shape()));
@@ -64,25 +66,14 @@ Result<PackedLayer> find_layer(const ModelFiles& model, const StoredLayer& store
   const std::string why = group_size == kPerColumn ? fmt::format("n = {} per channel", found.n)
                                                    : fmt::format("n = {}, k = {} in groups of {} (config.json)",
                                                                  found.n, found.k, group_size);
-  // A tensor that the scheme asks for; `suffix` is its own.
-  const auto required = [&](const char* suffix) -> Result<TensorSlice> {
-    const Result<TensorRef> whole = required_tensor(model, stored.name, suffix, kWeightPacked);
-    if (!whole) return whole.error();
-    const TensorSlice part = stored.find(model, suffix);
-    if (!part)
-      return invalid_data("{}: has shape {}, but weight_packed has an index {}", whole->where(),
-                          shape_text((*whole)->shape), *stored.index);
-    return part;
-  };
-
-  const Result<TensorSlice> scale = required(kWeightScale);
+  const Result<TensorSlice> scale = stored.require(model, kWeightScale, kWeightPacked);
   if (!scale) return scale.error();
   found.scale = *scale;
   if (!float_type(found.scale.type()) || !found.scale.is(found.scale.type(), std::vector{found.n, found.groups}))
     return wrong_tensor(found.scale, "BF16, F16 or F32", std::vector{found.n, found.groups}, why);
 
   if (!found.scheme.symmetric || model.find(stored.name + kWeightZeroPoint)) {
-    const Result<TensorSlice> zero_point = required(kWeightZeroPoint);
+    const Result<TensorSlice> zero_point = stored.require(model, kWeightZeroPoint, kWeightPacked);
     if (!zero_point) return zero_point.error();
     found.zero_point = *zero_point;
     if (Result<void> fits = expect_tensor(found.zero_point, TensorType::kI32, {words_for(found.n), found.groups}, why);
@@ -90,7 +81,7 @@ Result<PackedLayer> find_layer(const ModelFiles& model, const StoredLayer& store
       return fits.error();
   }
   if (found.scheme.act_order || model.find(stored.name + kWeightGroupIndex)) {
-    const Result<TensorSlice> group_index = required(kWeightGroupIndex);
+    const Result<TensorSlice> group_index = stored.require(model, kWeightGroupIndex, kWeightPacked);
     if (!group_index) return group_index.error();
     found.group_index = *group_index;
     if (Result<void> fits = expect_tensor(found.group_index, TensorType::kI32, {found.k}, why); !fits)

@@ -78,11 +78,19 @@ Result<void> check_finite(const FloatArray& values, const TensorSlice& tensor) {
   return {};
 }
 
-TensorSlice StoredLayer::find(const ModelFiles& model, std::string_view suffix) const {
+Result<TensorSlice> StoredLayer::find(const ModelFiles& model, std::string_view suffix) const {
   const TensorRef tensor = model.find(std::string(name).append(suffix));
-  if (!tensor || !index) return tensor;
-  if (tensor->shape.empty() || *index >= tensor->shape[0] || tensor_type_bits(tensor->type) % 8 != 0) return {};
-  return {tensor, *index};
+  if (!tensor || !index) return TensorSlice(tensor);
+  if (tensor->shape.empty() || *index >= tensor->shape[0] || tensor_type_bits(tensor->type) % 8 != 0)
+    return invalid_data("{}: is {} {}, but the layer {} is index {} of it", tensor.where(),
+                        tensor_type_name(tensor->type), shape_text(tensor->shape), expert_name(name, *index), *index);
+  return TensorSlice(tensor, *index);
+}
+
+Result<TensorSlice> StoredLayer::require(const ModelFiles& model, std::string_view suffix,
+                                         std::string_view beside) const {
+  if (const Result<TensorRef> tensor = required_tensor(model, name, suffix, beside); !tensor) return tensor.error();
+  return find(model, suffix);
 }
 
 StoredLayer stored_layer(const ModelFiles& model, std::string_view layer, std::string_view suffix) {
@@ -115,8 +123,8 @@ LayerCheckpoint::LayerCheckpoint(std::shared_ptr<const ModelFiles> model, std::v
   std::sort(layers_.begin(), layers_.end(), [](const LayerInfo& a, const LayerInfo& b) { return a.name < b.name; });
 }
 
-TensorSlice LayerCheckpoint::bias_of(const LayerInfo& layer) const {
-  return model_->find(tensor_name(layer.name, ".bias"));
+Result<TensorSlice> LayerCheckpoint::bias_of(const LayerInfo& layer) const {
+  return TensorSlice(model_->find(tensor_name(layer.name, ".bias")));
 }
 
 const LayerInfo* LayerCheckpoint::look_up(std::string_view layer) const {
@@ -141,7 +149,9 @@ Result<DenseWeight> LayerCheckpoint::read_dense(const std::string& layer) const 
   if (!info) return info.error();
   Result<FloatArray> values = read_floats(model_->find(tensor_name(layer, ".weight")));
   if (!values) return values.error();
-  Result<FloatArray> bias = read_bias(bias_of(**info), (*info)->n);
+  const Result<TensorSlice> bias_tensor = bias_of(**info);
+  if (!bias_tensor) return bias_tensor.error();
+  Result<FloatArray> bias = read_bias(*bias_tensor, (*info)->n);
   if (!bias) return bias.error();
   return DenseWeight{layer, (*info)->n, (*info)->k, std::move(*values), std::move(*bias)};
 }
@@ -151,7 +161,9 @@ Result<QuantizedWeight> LayerCheckpoint::read_quantized(const std::string& layer
   if (!info) return info.error();
   Result<QuantizedWeight> weight = read_codes(**info);
   if (!weight) return weight;
-  Result<FloatArray> bias = read_bias(bias_of(**info), weight->n);
+  const Result<TensorSlice> bias_tensor = bias_of(**info);
+  if (!bias_tensor) return bias_tensor.error();
+  Result<FloatArray> bias = read_bias(*bias_tensor, weight->n);
   if (!bias) return bias.error();
   weight->bias = std::move(*bias);
   if (Result<void> valid = validate(*weight); !valid)
@@ -198,7 +210,7 @@ Result<void> LayerCheckpoint::check_layer(const LayerInfo& layer) const {
       return finite;
     bias = std::move(weight->bias);
   }
-  return bias.empty() ? Result<void>() : check_finite(bias, bias_of(layer));
+  return bias.empty() ? Result<void>() : check_finite(bias, *bias_of(layer));
 }
 
 int64_t LayerCheckpoint::bytes_of(const LayerInfo& layer) const {

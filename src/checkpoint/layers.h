@@ -38,8 +38,10 @@ struct StoredLayer {
   std::string name;              // what its tensors' names begin with
   std::optional<int64_t> index;  // of their first dimension
 
-  // A tensor of the layer by its suffix. Not there, or without that index: an empty one.
-  TensorSlice find(const ModelFiles& model, std::string_view suffix) const;
+  // A tensor of the layer by its suffix, an empty one where there is none. A tensor without that index is an error.
+  Result<TensorSlice> find(const ModelFiles& model, std::string_view suffix) const;
+  // The same of a tensor that must be there; `beside` is the suffix of one that is.
+  Result<TensorSlice> require(const ModelFiles& model, std::string_view suffix, std::string_view beside) const;
 };
 // How the layer of this name is stored: by itself if it has a tensor with this suffix, else as an expert.
 StoredLayer stored_layer(const ModelFiles& model, std::string_view layer, std::string_view suffix);
@@ -65,7 +67,7 @@ class LayerCheckpoint : public Checkpoint {
   // What follows a quantized layer's name in the names of the tensors that make up its weight, the bias not among them.
   virtual std::span<const std::string_view> weight_suffixes() const = 0;
   // The layer's bias; empty if it has none.
-  virtual TensorSlice bias_of(const LayerInfo& layer) const;
+  virtual Result<TensorSlice> bias_of(const LayerInfo& layer) const;
   // Only called for layers listed as quantized. What it returns is validated by read_quantized().
   virtual Result<QuantizedWeight> read_codes(const LayerInfo& layer) const = 0;
 

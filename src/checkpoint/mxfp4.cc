@@ -24,10 +24,12 @@ struct Expert {
 };
 
 Result<Expert> find_expert(const ModelFiles& model, const StoredLayer& stored) {
-  const Result<TensorRef> scales = required_tensor(model, stored.name, kScales, kBlocks);
+  const Result<TensorSlice> blocks = stored.find(model, kBlocks), scales = stored.require(model, kScales, kBlocks);
+  if (!blocks) return blocks.error();
   if (!scales) return scales.error();
   Expert expert;
-  expert.blocks = stored.find(model, kBlocks);
+  expert.blocks = *blocks;
+  expert.scales = *scales;
   const auto shape = expert.blocks.shape();  // with the groups' bytes as a dimension of their own, or not
   const bool split = shape.size() == 3;
   if (expert.blocks.type() != TensorType::kU8 || shape.size() < 2 || shape.size() > 3 ||
@@ -39,9 +41,7 @@ Result<Expert> find_expert(const ModelFiles& model, const StoredLayer& stored) {
     return invalid_data("{}: has shape {}; n and k are below 2^31", expert.blocks.where(), shape_text(shape));
   expert.n = shape[0];
   expert.k = groups * kGroup;
-  expert.scales = stored.find(model, kScales);
   const std::string why = fmt::format("n = {}, k = {} in groups of {}", expert.n, expert.k, kGroup);
-  if (!expert.scales) return wrong_tensor(*scales, "U8", std::vector{*stored.index + 1, expert.n, groups}, why);
   if (Result<void> fits = expect_tensor(expert.scales, TensorType::kU8, {expert.n, groups}, why); !fits)
     return fits.error();
   return expert;
@@ -67,7 +67,7 @@ class Mxfp4Checkpoint final : public LayerCheckpoint {
     static constexpr std::string_view kSuffixes[] = {kBlocks, kScales};
     return kSuffixes;
   }
-  TensorSlice bias_of(const LayerInfo& info) const override {
+  Result<TensorSlice> bias_of(const LayerInfo& info) const override {
     if (!info.quantized) return LayerCheckpoint::bias_of(info);
     return stored_layer(model(), info.name, kBlocks).find(model(), "_bias");
   }

@@ -65,6 +65,18 @@ TEST(CompressedTensorsExperts, AreLayersOfTheirOwn) {
   EXPECT_EQ((*checkpoint)->read_quantized("m.experts.up.3").error().code, ErrorCode::kInvalidArgument);
 }
 
+// Names that end in a number are no experts where there is no tensor of several.
+TEST(CompressedTensorsExperts, DenseLayersWithNumbersKeepTheirBias) {
+  Tensors tensors = experts();
+  tensors.push_back({"m.mlp.0.weight", "F32", {2, 1}, f32({1, 2})});
+  tensors.push_back({"m.mlp.0.bias", "F32", {2}, f32({3, 4})});
+  tensors.push_back({"m.mlp.bias", "F32", {1, 2}, f32({5, 6})});
+  const TestModel model(tensors, model_config("pack-quantized", group("g", kLinear, "", kInt16Zeros)));
+  const auto dense = (*model.open())->read_dense("m.mlp.0");
+  ASSERT_TRUE(dense) << dense.error().message;
+  EXPECT_EQ(dense->bias.at(1), 4.0f);
+}
+
 TEST(CompressedTensorsExperts, MayBeNamedOneByOne) {
   Tensors tensors;
   for (const char* name : {"m.experts.0.up", "m.experts.1.up"}) {
@@ -87,14 +99,19 @@ TEST(CompressedTensorsExperts, RefusesWhatDoesNotFit) {
       {with(experts(), {"m.experts.up.weight_shape", "I64", {2}, i64({2, 16})}), "needs I64 [3]"},
       {with(experts(), {"m.experts.up.weight_shape", "I64", {3}, i64({2, 2, 16})}), "holds [2, 2, 16]"},
       {with(experts(), {"m.experts.up.weight_shape", "I64", {3}, i64({3, 1, 16})}), "holds [3, 1, 16]"},
-      {with(experts(), {"m.experts.up.weight_scale", "BF16", {2, 2, 1}, u16({1, 1, 1, 1})}), "has an index 2"},
+      {with(experts(), {"m.experts.up.weight_scale", "BF16", {2, 2, 1}, u16({1, 1, 1, 1})}),
+       "the layer m.experts.up.2 is index 2 of it"},
       {with(experts(), {"m.experts.up.weight_scale", "BF16", {3, 1, 2}, u16({1, 1, 1, 1, 1, 1})}), "[2, 1]"},
-      {with(experts(), {"m.experts.up.weight_scale", "BF16", {}, u16({1})}), "has an index 0"},
+      {with(experts(), {"m.experts.up.weight_scale", "BF16", {}, u16({1})}),
+       "is BF16 [], but the layer m.experts.up.0 is index 0"},
       {with(experts(), {"m.experts.up.weight_zero_point", "I32", {3, 2, 1}, std::string(24, '\0')}), "I32 [1, 1]"},
       {with(experts(), {"m.experts.up.bias", "F32", {3, 1}, f32({1, 2, 3})}), "2 output features need [2]"},
       {with(experts(), {"m.experts.up.bias", "F32", {3, 2}, f32({1, 2, 3, 4, NAN, 6})}), "index 2: element 0"},
       {with(experts(), {"m.experts.up.weight_packed", "I32", {3, 0, 2}, ""}), "holds nothing"},
       {with(experts(), {"m.experts.up.weight_packed", "I32", {1, 3, 2, 2}, std::string(48, '\0')}), "packed as I32"},
+      {with(experts(), {"m.experts.up.weight_packed", "F4", {3, 2, 2}, "123456"}), "is F4 [3, 2, 2], but the layer"},
+      {with(experts(), {"m.experts.up.bias", "F32", {2, 2}, f32({1, 2, 3, 4})}), "layer m.experts.up.2 is index 2"},
+      {with(experts(), {"m.experts.up.bias", "F4", {3, 2}, "123"}), "bias': is F4 [3, 2]"},
       {without(experts(), "m.experts.up.weight_zero_point"), "but no m.experts.up.weight_zero_point"},
   };
   for (const auto& broken : cases)

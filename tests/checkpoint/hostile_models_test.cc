@@ -85,7 +85,14 @@ class Damage {
         else
           std::swap(any(tensor.shape), any(tensor.shape));
         return;
-      case 4:  // another type of the same width
+      case 4:  // another type of the same width, or one of half a byte
+        if (below(8) == 0) {
+          tensor.dtype = "F4";
+          if (!tensor.shape.empty()) tensor.shape.back() = static_cast<int64_t>(2 * tensor.bytes.size());
+          for (size_t i = 0; i + 1 < tensor.shape.size(); ++i)
+            tensor.shape.back() /= std::max<int64_t>(tensor.shape[i], 1);
+          return;
+        }
         for (const auto& alike : std::vector<std::vector<const char*>>{
                  {"U8", "I8", "F8_E4M3", "F8_E8M0", "BOOL"}, {"F16", "BF16", "I16"}, {"F32", "I32"}, {"F64", "I64"}})
           for (const char* type : alike)

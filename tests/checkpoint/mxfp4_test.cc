@@ -61,7 +61,8 @@ TEST(Mxfp4, RefusesWhatDoesNotFit) {
       {with(experts(), {"m.experts.up_proj_scales", "U8", {2, 3, 2}, nan}),
        "index 1: element 5 of shape [3, 2] is 255"},
       {with(experts(), {"m.experts.up_proj_scales", "U8", {2, 2, 3}, nan}), "needs U8 [3, 2]"},
-      {with(experts(), {"m.experts.up_proj_scales", "U8", {1, 3, 2}, "123456"}), "needs U8 [2, 3, 2]"},
+      {with(experts(), {"m.experts.up_proj_scales", "U8", {1, 3, 2}, "123456"}),
+       "the layer m.experts.up_proj.1 is index 1 of it"},
       {with(experts(), {"m.experts.up_proj_scales", "I8", {2, 3, 2}, std::string(12, '1')}), "needs U8 [3, 2]"},
       {with(experts(), {"m.experts.up_proj_blocks", "U8", {2, 3, 4, 8}, std::string(192, '1')}), "[n, k / 32, 16]"},
       {with(experts(), {"m.experts.up_proj_blocks", "U8", {2, 96}, std::string(192, '1')}), "[n, k / 32, 16]"},
@@ -72,6 +73,8 @@ TEST(Mxfp4, RefusesWhatDoesNotFit) {
       {with(experts(), {"m.experts.up_proj_bias", "BF16", {2, 2}, u16({0, 0, 0, 0})}), "3 output features need [3]"},
       {with(experts(), {"m.experts.up_proj_bias", "BF16", {2, 3}, u16({0, 0, 0, 0, 0x7F80, 0})}),
        "index 1: element 1 of shape [3] is inf"},
+      {with(experts(), {"m.experts.up_proj_blocks", "F4", {2, 3, 2, 16}, std::string(96, '1')}), "is F4 [2, 3, 2, 16]"},
+      {with(experts(), {"m.experts.up_proj_bias", "BF16", {1, 3}, u16({0, 0, 0})}), "m.experts.up_proj.1 is index 1"},
       {{{"lm_head.weight", "F32", {1, 2}, f32({1, 2})}}, "no tensor is named *_blocks"},
   };
   for (const auto& broken : cases)
