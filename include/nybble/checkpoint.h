@@ -63,13 +63,21 @@ struct QuantizeModelOptions {
   bool force = false;                // write into a folder that is not empty; files of the same name are replaced
 };
 
+// Changes to tensors that are copied beside the quantized layers: norms that take the inverse of AWQ's scales.
+struct TensorEdits {
+  std::vector<std::string> names;  // of tensors of a float type; one that the model lacks or quantizes is passed over
+  // Changes the values in place: their type and number stay.
+  std::function<Result<void>(const std::string& name, FloatArray& values)> apply;
+};
+
 // What the quantizer makes of every chosen layer.
 struct CompressedTensorsScheme {
   int group_size = 128;   // a divisor of every chosen layer's k, or kPerColumn
   bool symmetric = true;  // false: integer zero points
   // How the numbers are found, in words ("rtn, least squares, bf16 scales"). `resume` keeps a shard only if it was
-  // written under the same recipe, so it must name everything that the result depends on.
+  // written under the same recipe, so it must name everything that the result depends on, `edits` included.
   std::string recipe;
+  TensorEdits edits;
 };
 
 // Makes the 4-bit form of one dense layer, or an error that stops the run. Any scale type; n, k, group size and zero

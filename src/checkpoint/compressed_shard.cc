@@ -230,7 +230,27 @@ struct CompressedShard::Job {
     return {};
   }
 
+  Result<void> write_edited(const Item& item) {
+    const Result<DType> dtype = float_type(item.source->type);
+    if (!dtype)
+      return unsupported("{}: has type {}, but only F16, BF16 and F32 can be changed on the way", item.source.where(),
+                         tensor_type_name(item.source->type));
+    FloatArray values{.dtype = *dtype};
+    Result<void> read = read_pieces(item.source, progress, source, [&](std::span<const std::byte> piece) {
+      values.bytes.insert(values.bytes.end(), piece.begin(), piece.end());
+      return Result<void>();
+    });
+    if (!read) return read;
+    if (Result<void> edited = shard.scheme_.edits.apply(item.entry.name, values); !edited) return edited;
+    if (values.dtype != *dtype || values.bytes.size() != item.entry.size_bytes())
+      return invalid_argument("{}: an edit must keep a tensor's type and number of elements", item.source.where());
+    return writer.write(values.bytes);
+  }
+
   Result<void> write(const Item& item) {
+    const std::vector<std::string>& edited = shard.scheme_.edits.names;
+    if (item.source && std::find(edited.begin(), edited.end(), item.entry.name) != edited.end())
+      return write_edited(item);
     if (item.source)
       return read_pieces(item.source, progress, source,
                          [&](std::span<const std::byte> piece) { return writer.write(piece); });
