@@ -78,6 +78,9 @@ struct HqqOptions {
   double kappa = 1.01;  // beta's growth per iteration
   int iterations = 20;
   bool round_zeros = false;  // integers of 0 to 15, for formats without float zero points
+  // Scales tried: of the full range times 1, 0.95, 0.9, ... (1 to 20 of them). HQQ has 1; with whole zero points that
+  // leaves little to find.
+  int range_steps = 1;
 };
 
 // Asymmetric always: grid.symmetric must be false. ZeroKind::kFloat, or kInt with round_zeros. The sum |error|^lp_norm

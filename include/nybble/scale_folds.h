@@ -27,7 +27,7 @@ class ScaleFolds {
  public:
   // Reads the model's dense layers, a place's at a time. `choice` is the one that the model is quantized with.
   // kUnsupported for a model whose config.json names an architecture with other norms. `progress(done, total)` counts
-  // weights and may be empty.
+  // bytes of weights and may be empty.
   static Result<ScaleFolds> search(const std::string& model, const QuantizeModelOptions& choice,
                                    const StatisticsFile& statistics, const GridOptions& grid, const AwqOptions& options,
                                    const std::function<void(int64_t, int64_t)>& progress);

@@ -19,6 +19,8 @@ using namespace quantize;
 
 namespace {
 
+constexpr int kMaxRangeSteps = 20;  // of a twentieth
+
 // A grid with a zero point that need not be whole.
 struct Fit {
   uint32_t scale_bits = 0, zero_bits = 0;  // in the scale's type; zero_bits is a whole number with round_zeros
@@ -62,13 +64,18 @@ class GroupSearch {
     // Round to nearest on min <= 0 <= max is where the search must not fall behind.
     Fit best = judged(plain.bits, plain.scale, plain.zero, options_.round_zeros);
     if (plain.scale == 0) return best;
-    improve(best, plain.bits, plain.scale, plain.zero);
-    if (options_.round_zeros) return best;
-    // A float zero point need not be whole, and the range need not hold 0.
+    const rtn::Range range = range_of(weights_);
     const auto [low, high] = std::minmax_element(weights_.begin(), weights_.end());
-    uint32_t bits = 0;
-    const double scale = narrowed((static_cast<double>(*high) - *low) / 15, grid_.scale_dtype, bits);
-    if (scale > 0 && std::isfinite(scale)) improve(best, bits, scale, -*low / scale);
+    for (int step = 0; step < options_.range_steps; ++step) {
+      const float shrink = static_cast<float>(kMaxRangeSteps - step) / kMaxRangeSteps;
+      const rtn::GroupScale whole = scale_for(range, shrink, {false, grid_.scale_dtype});
+      improve(best, whole.bits, whole.scale, whole.zero);
+      if (options_.round_zeros) continue;
+      // A float zero point need not be whole, and the range need not hold 0.
+      uint32_t bits = 0;
+      const double scale = narrowed((static_cast<double>(*high) - *low) * shrink / 15, grid_.scale_dtype, bits);
+      if (scale > 0 && std::isfinite(scale)) improve(best, bits, scale, -*low * shrink / scale);
+    }
     return best;
   }
 
@@ -133,6 +140,8 @@ Result<void> check(const GridOptions& grid, const HqqOptions& options) {
                             options.kappa);
   if (options.iterations < 0 || options.iterations > 1000)
     return invalid_argument("HqqOptions::iterations is {}; it may be 0 to 1000", options.iterations);
+  if (options.range_steps < 1 || options.range_steps > kMaxRangeSteps)
+    return invalid_argument("HqqOptions::range_steps is {}; it may be 1 to {}", options.range_steps, kMaxRangeSteps);
   return {};
 }
 

@@ -145,7 +145,9 @@ int groups_of(const Shape& shape) {
 void expect_equal(const GptqResult& result, const Surgeon& expected, const Shape& shape) {
   EXPECT_EQ(result.weight.codes, expected.codes) << "k " << shape.k << " group " << shape.group_size;
   for (size_t i = 0; i < expected.scales.size(); ++i) ASSERT_EQ(result.weight.scales.at(i), expected.scales[i]);
-  if (!result.weight.int_zeros.empty()) EXPECT_EQ(result.weight.int_zeros, expected.zeros);
+  if (!result.weight.int_zeros.empty()) {
+    EXPECT_EQ(result.weight.int_zeros, expected.zeros);
+  }
   EXPECT_TRUE(validate(result.weight));
   EXPECT_FALSE(result.fell_back);
 }

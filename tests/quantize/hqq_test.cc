@@ -113,6 +113,9 @@ TEST(Hqq, IntegerZerosAreNoWorseThanRoundToNearest) {
     ASSERT_TRUE(validate(weight));
     const QuantizedWeight rtn = *quantize_rtn(dense, {.group_size = group_size, .symmetric = false});
     EXPECT_LE(objective(dense, weight, 0.7), objective(dense, rtn, 0.7));
+    const QuantizedWeight more =
+        *quantize_hqq(dense, {.group_size = group_size, .symmetric = false}, {.round_zeros = true, .range_steps = 10});
+    EXPECT_LT(objective(dense, more, 0.7), 0.99 * objective(dense, rtn, 0.7));
   }
 }
 
@@ -132,6 +135,7 @@ TEST(Hqq, WrongRequests) {
   EXPECT_THAT(message(false, {.lp_norm = 0}), HasSubstr("lp_norm"));
   EXPECT_THAT(message(false, {.beta = -1}), HasSubstr("beta"));
   EXPECT_THAT(message(false, {.iterations = -1}), HasSubstr("iterations"));
+  EXPECT_THAT(message(false, {.range_steps = 21}), HasSubstr("1 to 20"));
 }
 
 }  // namespace
