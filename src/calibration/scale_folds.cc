@@ -133,11 +133,11 @@ class Searcher {
       std::vector<Place> candidates;
       if (const std::string why = why_unknown(block, *names); !why.empty()) {
         warnings.push_back(fmt::format("{}: {}; its layers' inputs keep their scales", base::printable(block), why));
-      } else {
-        candidates.push_back({full(names->attention_norm), true, {full(names->q), full(names->k), full(names->v)}});
-        candidates.push_back({full(names->mlp_norm), true, {full(names->gate), full(names->up)}});
+        continue;
       }
+      candidates.push_back({full(names->attention_norm), true, {full(names->q), full(names->k), full(names->v)}});
       candidates.push_back({full(names->v), false, {full(names->o)}});
+      candidates.push_back({full(names->mlp_norm), true, {full(names->gate), full(names->up)}});
       candidates.push_back({full(names->up), false, {full(names->down)}});
       for (Place& place : candidates)
         if (is_usable(place, chosen)) found.push_back(std::move(place));
@@ -163,18 +163,25 @@ class Searcher {
  private:
   TensorRef weight(const std::string& module) const { return model_.find(module + ".weight"); }
 
-  // Why scales cannot be folded into a block's norms; empty: they can.
+  // Why a block may not compute what Llama's does, so that scales might not cancel; empty: it does.
   std::string why_unknown(const std::string& block, const BlockNames& names) const {
-    std::set<std::string> known;
-    for (const char* layer : names.layers()) known.insert(fmt::format("{}.{}.weight", block, layer));
-    for (const char* norm : {names.attention_norm, names.mlp_norm})
+    std::set<std::string> matrices, norms;
+    for (const char* layer : names.layers()) {
+      matrices.insert(fmt::format("{}.{}.weight", block, layer));
+      if (!weight(fmt::format("{}.{}", block, layer))) return fmt::format("has no {}.weight", layer);
+    }
+    for (const char* norm : {names.attention_norm, names.mlp_norm}) {
+      norms.insert(fmt::format("{}.{}.weight", block, norm));
       if (const TensorRef found = weight(fmt::format("{}.{}", block, norm)); !found || found->shape.size() != 1)
         return fmt::format("has no vector {}.weight", norm);
+    }
     for (const TensorRef& tensor : model_.tensors()) {
       if (!tensor->name.starts_with(block + '.')) continue;
-      if (tensor->shape.size() > 1 && !known.contains(tensor->name))
+      if (tensor->shape.size() > 1 && !matrices.contains(tensor->name))
         return fmt::format("holds {}, which this mapping does not know", base::printable(tensor->name));
-      if (tensor->name.ends_with("feedforward_layernorm.weight"))
+      // Norms of queries and keys come after their layers and touch no value.
+      const bool of_heads = tensor->name.ends_with("q_norm.weight") || tensor->name.ends_with("k_norm.weight");
+      if (tensor->name.ends_with("norm.weight") && !of_heads && !norms.contains(tensor->name))
         return fmt::format("holds {}, a norm in another place", base::printable(tensor->name));
     }
     return {};
