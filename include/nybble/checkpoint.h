@@ -31,7 +31,8 @@ struct OtherTensor {
   std::string file;  // the shard that holds it (base name)
 };
 
-// An open checkpoint: a safetensors file or a model folder. Reads one layer at a time, so memory is bounded by a layer.
+// An open checkpoint: a safetensors or GGUF file or a model folder. Reads one layer at a time, so memory is bounded by
+// a layer.
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
@@ -51,8 +52,9 @@ class Checkpoint {
 };
 
 // Opens a .safetensors file or a folder that holds one (model.safetensors or a sharded index) and finds out which
-// format it is, with the help of the config.json beside it. Every file is treated as hostile: docs/architecture.md
-// lists what is checked.
+// format it is, with the help of the config.json beside it; or a .gguf file, or a folder that holds one of these and no
+// .safetensors file. Every file is treated as hostile:
+// docs/architecture.md lists what is checked.
 Result<std::unique_ptr<Checkpoint>> open_checkpoint(const std::string& path);
 
 // The linear layers of a model that write_compressed_tensors() quantizes, and what to do with an output folder in use.
