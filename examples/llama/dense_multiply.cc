@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cstring>
 
-// One body for every x86-64; the loader takes the widest clone that the CPU has.
+// One body for every x86-64; the loader takes the widest clone that the CPU has. Features, not processors: those that
+// the compiler does not know by name would get the default. (Under sanitizers the loader's choice would come too
+// early.)
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define LLAMA_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#define LLAMA_CLONES __attribute__((target_clones("avx512f", "fma", "default")))
 #else
 #define LLAMA_CLONES
 #endif

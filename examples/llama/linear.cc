@@ -1,12 +1,16 @@
 #include "linear.h"
 
-#include <fmt/format.h>
+#include <cstring>
 
 namespace llama {
 namespace {
 
 std::vector<float> widen(const nybble::FloatArray& values) {
   std::vector<float> floats(values.size());
+  if (values.dtype == nybble::DType::kFp32) {
+    if (!floats.empty()) std::memcpy(floats.data(), values.bytes.data(), values.bytes.size());
+    return floats;
+  }
   for (size_t i = 0; i < floats.size(); ++i) floats[i] = values.at(i);
   return floats;
 }

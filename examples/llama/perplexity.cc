@@ -86,7 +86,7 @@ Result<Perplexity> measure_perplexity(Decoder& decoder, Decoder* against, std::s
   const auto scored = static_cast<double>(result.scored);
   result.mean_nll = nll / scored;
   result.perplexity = std::exp(result.mean_nll);
-  result.mean_kl = kl / scored;
+  result.mean_kl = std::max(0.0, kl / scored);  // rounding may put equal models below
   result.top1_agreement = static_cast<double>(agreed) / scored;
   result.other_perplexity = against != nullptr ? std::exp(other_nll / scored) : 0;
   return result;
