@@ -13,7 +13,8 @@ ROOMS = ["base", "layout runtime", "weight", "checkpoint quantize pack reference
 RANK = {room: rank for rank, line in enumerate(ROOMS) for room in line.split()}
 # A public header ranks with the room it fronts.
 FRONTS = {"nybble/result.h": "base", "nybble/types.h": "base", "nybble/launch.h": "runtime", "nybble/weight.h": "weight",
-          "nybble/checkpoint.h": "checkpoint", "nybble/gguf.h": "checkpoint", "nybble/quantize.h": "quantize",
+          "nybble/checkpoint.h": "checkpoint", "nybble/gguf.h": "checkpoint", "nybble/convert.h": "checkpoint",
+          "nybble/quantize.h": "quantize",
           "nybble/pack.h": "pack", "nybble/statistics.h": "calibration", "nybble/scale_folds.h": "calibration",
           "nybble/gemm.h": "dispatch", "nybble/tuning.h": "dispatch", "nybble.h": "capi"}
 # Stricter for two: they build and run on a machine without CUDA.
