@@ -41,5 +41,30 @@ struct ConvertOptions {
 Result<WrittenModel> convert_model(const std::string& in, const std::string& out, const ConvertOptions& options,
                                    const std::function<void(int64_t, int64_t)>& progress);
 
+struct SplitOptions {
+  int ranks = 2;
+  // Regular expressions searched in layer names, the first list before the next, all before the rules for models built
+  // like Llama: q_proj, k_proj, v_proj, gate_proj, up_proj are split by output features ("column"), o_proj and
+  // down_proj by input features ("row"), also under GGUF's and Mixtral's names; every other layer is whole on each
+  // rank.
+  std::vector<std::string> replicate, column, row;
+  ConvertOptions convert;  // how each rank's model is written
+};
+
+struct SplitModel {
+  std::vector<std::string> folders;                  // one for each rank
+  std::vector<std::string> column, row, replicated;  // layer names
+  std::vector<WrittenModel> written;                 // one for each rank
+};
+
+// Any checkpoint in, one model folder for every rank of tensor parallelism out: `out`/rank-R-of-N, written as by
+// convert_model(). What is split is the logical weight, by whole groups. Rank R gets the R-th of N equal parts of every
+// split layer's output or input features, and of a column-split layer's bias; a row-split layer's bias is on rank 0 and
+// zero on the others, so that the sum over the ranks holds it once. Refused before the first byte is written: layers
+// that do not divide by the ranks (output features by 8 on each rank, input features by whole groups), reordered input
+// features in a row-split layer, several projections in one layer, attention heads that the ranks do not divide.
+Result<SplitModel> split_model(const std::string& in, const std::string& out, const SplitOptions& options,
+                               const std::function<void(int64_t, int64_t)>& progress);
+
 }  // namespace nybble
 #pragma GCC visibility pop

@@ -122,6 +122,8 @@ class ModelWriter {
     return {};
   }
 
+  int64_t total() const { return total_; }  // bytes of tensors, after prepare()
+
   Result<WrittenModel> write() {
     if (Result<void> begun = out_->begin(); !begun) return begun.error();
     for (const OutputShard& shard : shards_)
@@ -391,11 +393,26 @@ class ModelWriter {
 
 }  // namespace
 
-Result<WrittenModel> write_model(const ModelSource& source, const std::string& out, const ConvertOptions& options,
-                                 const std::function<void(int64_t, int64_t)>& progress) {
-  ModelWriter writer(source, options, progress);
-  if (Result<void> prepared = writer.prepare(out); !prepared) return prepared.error();
-  return writer.write();
+Result<std::vector<WrittenModel>> write_models(const std::vector<ModelJob>& jobs, const ConvertOptions& options,
+                                               const std::function<void(int64_t, int64_t)>& progress) {
+  int64_t total = 0, before = 0;
+  const Progress of_all = [&](int64_t done, int64_t) {
+    if (progress) progress(before + done, total);
+  };
+  std::vector<std::unique_ptr<ModelWriter>> writers;
+  for (const ModelJob& job : jobs) {
+    writers.push_back(std::make_unique<ModelWriter>(job.source, options, of_all));
+    if (Result<void> prepared = writers.back()->prepare(job.out); !prepared) return prepared.error();
+    total += writers.back()->total();
+  }
+  std::vector<WrittenModel> written;
+  for (const auto& writer : writers) {
+    Result<WrittenModel> model = writer->write();
+    if (!model) return model.error();
+    written.push_back(std::move(*model));
+    before += writer->total();
+  }
+  return written;
 }
 
 }  // namespace nybble::checkpoint

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "checkpoint/model_files.h"
 #include "checkpoint/target.h"
@@ -16,8 +18,13 @@ struct ModelSource {
   std::string what;  // the recipe's word for what is done to the source before it is written; empty: nothing
 };
 
-// convert_model() without opening the input.
-Result<WrittenModel> write_model(const ModelSource& source, const std::string& out, const ConvertOptions& options,
-                                 const std::function<void(int64_t, int64_t)>& progress);
+struct ModelJob {
+  ModelSource source;
+  std::string out;
+};
+
+// Writes every job's model. Whatever can be refused is refused before the first byte of the first one.
+Result<std::vector<WrittenModel>> write_models(const std::vector<ModelJob>& jobs, const ConvertOptions& options,
+                                               const std::function<void(int64_t, int64_t)>& progress);
 
 }  // namespace nybble::checkpoint
