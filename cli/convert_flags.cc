@@ -12,8 +12,8 @@ const std::map<std::string, ModelTarget> kTargets = {{"dense", ModelTarget::kDen
 
 }  // namespace
 
-void ConvertFlags::add_to(CLI::App& verb) {
-  std::vector<std::string> targets;
+void ConvertFlags::add_to(CLI::App& verb, const std::vector<std::string>& more) {
+  std::vector<std::string> targets = more;
   for (const auto& [name, target] : kTargets) targets.push_back(name);
   verb.add_option("--to", to, "The format of the layers that are 4-bit in the input")
       ->check(CLI::IsMember(targets))
@@ -38,7 +38,7 @@ void ConvertFlags::add_to(CLI::App& verb) {
 
 Result<ConvertOptions> ConvertFlags::parse() const {
   ConvertOptions parsed = options;
-  parsed.target = kTargets.at(to);
+  if (const auto target = kTargets.find(to); target != kTargets.end()) parsed.target = target->second;
   const Result<DType> dense = parse_dtype(dtype);
   if (!dense) return dense.error();
   parsed.dense_dtype = *dense;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "cli/output.h"
 #include "nybble/convert.h"
@@ -13,7 +14,9 @@ struct ConvertFlags {
   std::string dtype = "fp32", scale_dtype;
   ConvertOptions options;
 
-  void add_to(CLI::App& verb);
+  // `more`: what `to` may be beside the formats of convert_model().
+  void add_to(CLI::App& verb, const std::vector<std::string>& more = {});
+  // Options for convert_model(); of another `to`, the target means nothing.
   Result<ConvertOptions> parse() const;
 };
 

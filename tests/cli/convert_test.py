@@ -48,6 +48,23 @@ class Convert(Case):
         again = self.convert("gptq", "--exclude", "layer.1", "--shard-size", "20KB", "--resume")
         self.assertEqual(again["kept_shards"], len(list(self.out.glob("*.safetensors"))))
 
+    def test_packed_files(self):
+        done = self.convert("nybble", "--exclude", "layer.1")
+        self.assertEqual(sorted(done["converted"]), ["encoder.layer.0.dense", "encoder.layer.0.query"])
+        self.assertEqual(done["dense"], ["encoder.layer.1.dense"])
+        manifest = json.loads((self.out / "manifest.json").read_text())
+        for layer in manifest["layers"]:
+            self.assertEqual((layer["n"], layer["k"]), LAYERS[layer["name"]])
+            self.assertEqual((self.out / layer["file"]).stat().st_size, layer["bytes"])
+            self.expect(run("verify", self.out / layer["file"], "--device", "cpu"), 0)
+        tensors = {}
+        for shard in (self.out / manifest["model"]).glob("*.safetensors"):
+            tensors.update(read_header(shard)[1])
+        self.assertIn("encoder.layer.0.query.bias", tensors)
+        self.assertIn("encoder.layer.1.dense.weight", tensors)
+        self.assertEqual(self.convert("nybble", "--exclude", "layer.1", "--resume")["kept_layers"], 2)
+        self.expect(run("convert", self.model, "--to", "nybble", "--out", self.out), 2, "is not empty")
+
     def test_wrong_requests(self):
         self.expect(run("convert", self.model, "--to", "nothing", "--out", self.out), 2, "--to")
         self.expect(run("convert", self.model, "--to", "dense", "--out", self.model), 2, "input folder")
