@@ -2,12 +2,14 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup configure build dev test check format demo model clean distclean
+.PHONY: help setup configure build dev test check format demo model chat clean distclean
 
 PRESET ?= full
 JOBS ?= $(shell nproc)
 BUILD := build/$(PRESET)
 MODEL := .deps/models/all-MiniLM-L6-v2
+CHAT_MODEL := .deps/models/SmolLM2-135M-Instruct
+PROMPT ?= Why is the sky blue?
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -39,6 +41,10 @@ model:  ## fetch the demo's model
 
 demo: build model  ## the main job: quantize a real model, write it, read it back, run every layer
 	$(BUILD)/nybble demo $(MODEL)
+
+chat: build  ## let a real 4-bit language model answer PROMPT
+	@scripts/fetch_chat_model.sh
+	$(BUILD)/nybble-llama generate $(CHAT_MODEL) --chat --prompt "$(PROMPT)"
 
 clean:  ## remove what was built
 	rm -rf build

@@ -1,4 +1,5 @@
 // nybble inspect: what a file or folder holds, and whether all of it is sound.
+#include <algorithm>
 #include <map>
 
 #include "cli/packed_file.h"
@@ -23,7 +24,8 @@ struct Options {
 };
 
 std::string form_of(const LayerInfo& layer) {
-  return layer.quantized ? "int4 " + to_string(layer.format) : dtype_name(layer.dense_dtype);
+  if (!layer.quantized) return dtype_name(layer.dense_dtype);
+  return (layer.format.zero_kind == ZeroKind::kTable ? "4-bit " : "int4 ") + to_string(layer.format);
 }
 
 Json json_of(const LayerInfo& layer) {
@@ -90,6 +92,12 @@ int run(const Options& options, const Output& output) {
   const Checkpoint& checkpoint = **opened;
   output.text("{}: {}\n{}\n\n{}", options.path, checkpoint.format(), checkpoint.convention(),
               table_of(checkpoint.layers(), options.list));
+  const auto tables = std::count_if(checkpoint.layers().begin(), checkpoint.layers().end(), [](const LayerInfo& layer) {
+    return layer.quantized && layer.format.zero_kind == ZeroKind::kTable;
+  });
+  if (tables > 0)
+    output.text("\n{} of these layers are codes into a table, which no kernel reads yet: `nybble convert --to dense`\n",
+                tables);
   for (const std::string& warning : checkpoint.warnings()) output.text("\nwarning: {}\n", warning);
   std::fflush(stdout);  // what it holds stands before the verdict, whoever reads both streams
   const Result<void> checked = [&] {

@@ -12,6 +12,8 @@ namespace {
 
 constexpr Verb kVerbs[] = {
     {"quantize", "Quantize a model's linear layers to 4 bits and write a compressed-tensors checkpoint", add_quantize},
+    {"convert", "Write a 4-bit model in another format, or as plain weights", add_convert},
+    {"shard", "Split a model among the ranks of tensor parallelism", add_shard},
     {"inspect", "Say what a checkpoint or packed file holds, and check all of it", add_inspect},
     {"verify", "Run every quantized layer and compare it with the reference", add_verify},
     {"bench", "Measure kernels against the dense product and the physical limit", add_bench},

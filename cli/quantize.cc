@@ -1,13 +1,11 @@
 // nybble quantize: model folder in, 4-bit model folder out.
-#include "nybble/quantize.h"
-
 #include <chrono>
 #include <optional>
 
 #include "cli/options.h"
 #include "cli/progress.h"
+#include "cli/quantize_method.h"
 #include "cli/verbs.h"
-#include "nybble/checkpoint.h"
 
 namespace nybble::cli {
 namespace {
@@ -15,6 +13,7 @@ namespace {
 constexpr char kExample[] =
     "Example:\n"
     "  nybble quantize models/llama --out models/llama-w4 --group 64 --exclude 'layers\\.0\\.'\n"
+    "  nybble quantize models/llama --out models/llama-gptq --method gptq --stats stats.safetensors\n"
     "Without --include, every 2-D float weight is quantized whose name holds no embed, norm or lm_head. What is not\n"
     "quantized is copied as it is and named in the output's ignore list.";
 
@@ -22,45 +21,44 @@ struct Options {
   std::string in, out;
   std::string group = "128";
   bool asymmetric = false;
-  bool range_search = false;
+  MethodOptions method;
   std::string scale_dtype;
   std::string device = "cpu";
   int threads = 0;
   QuantizeModelOptions model;
 };
 
-int run(const Options& options, const Output& output) {
-  RtnOptions rtn;
+int run(Options options, const Output& output, const CLI::App& verb) {
+  options.method.on_gpu = options.device == "cuda";
+  if (const Result<void> fine = options.method.check(verb); !fine) return output.fail(fine.error());
   const Result<int> group = parse_group(options.group);
   if (!group) return output.fail(group.error());
-  rtn.group_size = *group;
-  rtn.symmetric = !options.asymmetric;
-  rtn.range_search = options.range_search ? RangeSearch::kSquaredError : RangeSearch::kNone;
-  rtn.num_threads = options.threads;
+  const GridOptions grid{.group_size = *group,
+                         .symmetric = !options.asymmetric && options.method.method != "hqq",
+                         .num_threads = options.threads};
   std::optional<DType> scale_dtype;
   if (!options.scale_dtype.empty()) {
     const Result<DType> parsed = parse_dtype(options.scale_dtype);
     if (!parsed) return output.fail(parsed.error());
     scale_dtype = *parsed;
   }
-  const bool on_gpu = options.device == "cuda";
-  if (on_gpu)
+  if (options.method.on_gpu)
     if (const Result<Device> device = Device::cuda(); !device) return output.fail(device.error(), kWorldFailed);
 
-  const LayerQuantizer quantizer = [&](const DenseWeight& dense) {
-    RtnOptions layer = rtn;
-    layer.scale_dtype = scale_dtype.value_or(dense.values.dtype == DType::kFp16 ? DType::kFp16 : DType::kBf16);
-    return on_gpu ? quantize_rtn_cuda(dense, layer) : quantize_rtn(dense, layer);
-  };
-  const CompressedTensorsScheme scheme = {
-      .group_size = rtn.group_size,
-      .symmetric = rtn.symmetric,
-      .recipe = fmt::format("rtn, {}, {} scales", options.range_search ? "range by least squared error" : "full range",
-                            scale_dtype ? dtype_name(*scale_dtype) : "default")};
   const auto begin = std::chrono::steady_clock::now();
+  const Result<std::unique_ptr<QuantizeMethod>> prepared = [&] {
+    Progress progress("searching scales");
+    return QuantizeMethod::prepare(options.method, grid, scale_dtype, options.in, options.model, progress.callback());
+  }();
+  if (!prepared) return output.fail(prepared.error());
+  QuantizeMethod& method = **prepared;
+  const CompressedTensorsScheme scheme = {
+      .group_size = grid.group_size, .symmetric = grid.symmetric, .recipe = method.recipe(), .edits = method.edits()};
   Result<WrittenModel> written = [&] {
     Progress progress("quantizing");
-    return write_compressed_tensors(options.in, options.out, scheme, quantizer, options.model, progress.callback());
+    return write_compressed_tensors(
+        options.in, options.out, scheme, [&](const DenseWeight& dense) { return method.quantize(dense); },
+        options.model, progress.callback());
   }();
   if (!written) return output.fail(written.error());
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -69,11 +67,15 @@ int run(const Options& options, const Output& output) {
               human_bytes(static_cast<double>(written->bytes_out)), seconds);
   if (written->kept_shards > 0) output.text("kept {} shards of an earlier run\n", written->kept_shards);
   for (const std::string& file : written->left_out) output.text("not copied: {}\n", file);
+  for (const std::string& warning : method.warnings()) output.text("warning: {}\n", warning);
   return output.finish({{"ok", true},
                         {"out", options.out},
+                        {"method", scheme.recipe},
                         {"quantized", written->quantized},
                         {"ignored", written->ignored},
                         {"left_out", written->left_out},
+                        {"warnings", method.warnings()},
+                        {"output_errors", method.errors()},
                         {"kept_shards", written->kept_shards},
                         {"bytes_in", written->bytes_in},
                         {"bytes_out", written->bytes_out},
@@ -97,9 +99,8 @@ Run add_quantize(CLI::App& app, Output& output) {
                  "Input features per scale: a multiple of 16, or col for one scale per output "
                  "feature")
       ->capture_default_str();
-  app.add_flag("--asym", options->asymmetric, "Integer zero points, for weights that are not centred");
-  app.add_flag("--range-search", options->range_search,
-               "Shrink each group's range where that lessens the squared error");
+  app.add_flag("--asymmetric,--asym", options->asymmetric, "Integer zero points, for weights that are not centred");
+  options->method.add_to(app);
   app.add_option("--scale-dtype", options->scale_dtype, "bf16 or fp16; default: fp16 for fp16 weights, else bf16")
       ->check(CLI::IsMember({"bf16", "fp16"}));
   app.add_flag("--resume", options->model.resume, "Keep the shards that an interrupted run finished");
@@ -112,7 +113,7 @@ Run add_quantize(CLI::App& app, Output& output) {
       ->capture_default_str();
   output.add_json_flag(app);
   app.footer(kExample);
-  return [options, &output] { return run(*options, output); };
+  return [options, &output, &app] { return run(*options, output, app); };
 }
 
 }  // namespace nybble::cli

@@ -6,6 +6,8 @@
 namespace nybble::cli {
 
 Run add_quantize(CLI::App& app, Output& output);
+Run add_convert(CLI::App& app, Output& output);
+Run add_shard(CLI::App& app, Output& output);
 Run add_inspect(CLI::App& app, Output& output);
 Run add_verify(CLI::App& app, Output& output);
 Run add_bench(CLI::App& app, Output& output);

@@ -48,10 +48,11 @@ enum { NYBBLE_BF16 = 0, NYBBLE_FP16 = 1, NYBBLE_FP32 = 2 };
 // How a code u (0..15) becomes a weight w, given the scale s of its group.
 typedef int32_t nybble_zero_kind;
 enum {
-  NYBBLE_ZERO_NONE = 0,   // w = (u - 8) * s
-  NYBBLE_ZERO_INT = 1,    // w = (u - z) * s, z an integer 0..16
-  NYBBLE_ZERO_FLOAT = 2,  // w = (u - z) * s, z of the scale's type
-  NYBBLE_ZERO_OFFSET = 3  // w = u * s + b,   b of the scale's type
+  NYBBLE_ZERO_NONE = 0,    // w = (u - 8) * s
+  NYBBLE_ZERO_INT = 1,     // w = (u - z) * s, z an integer 0..16
+  NYBBLE_ZERO_FLOAT = 2,   // w = (u - z) * s, z of the scale's type
+  NYBBLE_ZERO_OFFSET = 3,  // w = u * s + b,   b of the scale's type
+  NYBBLE_ZERO_TABLE = 4    // w = table[u] * s: not packed and not multiplied yet, every call refuses it
 };
 
 // group_size of a weight that has one scale per output feature.

@@ -15,7 +15,7 @@ readonly CUDA_WHEELS=(nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-crt nvidi
 readonly TOOLS=(g++:g++ cmake:cmake ninja:ninja-build make:make python3:python3 clang-format:clang-format
   pkg-config:pkg-config)
 readonly LIBRARIES=(libfmt-dev nlohmann-json3-dev libcli11-dev libgtest-dev libgmock-dev libbenchmark-dev
-  libeigen3-dev libxxhash-dev)
+  libeigen3-dev libxxhash-dev libpcre2-dev)
 
 force_wheels=no
 case "${1:-}" in

@@ -31,7 +31,8 @@ struct OtherTensor {
   std::string file;  // the shard that holds it (base name)
 };
 
-// An open checkpoint: a safetensors file or a model folder. Reads one layer at a time, so memory is bounded by a layer.
+// An open checkpoint: a safetensors or GGUF file or a model folder. Reads one layer at a time, so memory is bounded by
+// a layer.
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
@@ -51,8 +52,9 @@ class Checkpoint {
 };
 
 // Opens a .safetensors file or a folder that holds one (model.safetensors or a sharded index) and finds out which
-// format it is, with the help of the config.json beside it. Every file is treated as hostile: docs/architecture.md
-// lists what is checked.
+// format it is, with the help of the config.json beside it; or a .gguf file, or a folder that holds one of these and no
+// .safetensors file. Every file is treated as hostile:
+// docs/architecture.md lists what is checked.
 Result<std::unique_ptr<Checkpoint>> open_checkpoint(const std::string& path);
 
 // The linear layers of a model that write_compressed_tensors() quantizes, and what to do with an output folder in use.
@@ -63,13 +65,21 @@ struct QuantizeModelOptions {
   bool force = false;                // write into a folder that is not empty; files of the same name are replaced
 };
 
+// Changes to tensors that are copied beside the quantized layers: norms that take the inverse of AWQ's scales.
+struct TensorEdits {
+  std::vector<std::string> names;  // of tensors of a float type; one that the model lacks or quantizes is passed over
+  // Changes the values in place: their type and number stay.
+  std::function<Result<void>(const std::string& name, FloatArray& values)> apply;
+};
+
 // What the quantizer makes of every chosen layer.
 struct CompressedTensorsScheme {
   int group_size = 128;   // a divisor of every chosen layer's k, or kPerColumn
   bool symmetric = true;  // false: integer zero points
   // How the numbers are found, in words ("rtn, least squares, bf16 scales"). `resume` keeps a shard only if it was
-  // written under the same recipe, so it must name everything that the result depends on.
+  // written under the same recipe, so it must name everything that the result depends on, `edits` included.
   std::string recipe;
+  TensorEdits edits;
 };
 
 // Makes the 4-bit form of one dense layer, or an error that stops the run. Any scale type; n, k, group size and zero

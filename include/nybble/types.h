@@ -23,9 +23,10 @@ enum class ZeroKind : uint8_t {
   kInt = 1,     // w = (u - z) * s, z an integer 0..16
   kFloat = 2,   // w = (u - z) * s, z a float of the scale's type
   kOffset = 3,  // w = u * s + b,   b a float of the scale's type
+  kTable = 4,   // w = table[u] * s, one table of 16 floats for the weight (NF4, MXFP4, NVFP4); has no packed form yet
 };
 
-const char* zero_kind_name(ZeroKind kind);  // "none", "int", "float", "offset"
+const char* zero_kind_name(ZeroKind kind);  // "none", "int", "float", "offset", "table"
 Result<ZeroKind> parse_zero_kind(std::string_view text);
 
 // group_size of a weight that has one scale per output feature.
@@ -44,7 +45,7 @@ struct WeightFormat {
   friend bool operator==(const WeightFormat&, const WeightFormat&) = default;
 };
 
-std::string to_string(const WeightFormat& format);  // "g128", "g64 zp", "col sfp16 offset order"
+std::string to_string(const WeightFormat& format);  // "g128", "g64 zp", "col sfp16 offset order", "g16 table"
 
 // Which of two sums a kernel computes; both accumulate exact products in fp32 or better.
 enum class Numerics : uint8_t {

@@ -49,6 +49,7 @@ struct QuantizedWeight {
   FloatArray scales;               // [n, groups]
   std::vector<uint8_t> int_zeros;  // [n, groups], 0..16; only for ZeroKind::kInt
   FloatArray float_zeros;          // [n, groups], scales' dtype; only for kFloat (z) and kOffset (b)
+  std::vector<float> table;        // [16], the value of each code before its scale; only for kTable
   // Act-order: k_order[p] is the input feature at sorted position p, and the group of position p is p / group_size.
   // Empty: the identity.
   std::vector<int32_t> k_order;
@@ -60,7 +61,7 @@ struct QuantizedWeight {
 };
 
 // Checks every invariant above; the error names the weight and the first element that breaks one. NaN and infinite
-// scales, zeros and offsets are refused, negative and zero scales are not.
+// scales, zeros, offsets and table entries are refused, negative and zero scales are not.
 Result<void> validate(const QuantizedWeight& weight);
 
 // w[n, k] as float, row-major, each element computed in double and rounded once to float.

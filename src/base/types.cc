@@ -57,14 +57,16 @@ const char* zero_kind_name(ZeroKind kind) {
       return "float";
     case ZeroKind::kOffset:
       return "offset";
+    case ZeroKind::kTable:
+      return "table";
   }
   return "unknown";
 }
 
 Result<ZeroKind> parse_zero_kind(std::string_view text) {
-  for (ZeroKind kind : {ZeroKind::kNone, ZeroKind::kInt, ZeroKind::kFloat, ZeroKind::kOffset})
+  for (ZeroKind kind : {ZeroKind::kNone, ZeroKind::kInt, ZeroKind::kFloat, ZeroKind::kOffset, ZeroKind::kTable})
     if (text == zero_kind_name(kind)) return kind;
-  return invalid_argument("'{}' is no kind of zero point; known are none, int, float and offset", text);
+  return invalid_argument("'{}' is no kind of zero point; known are none, int, float, offset and table", text);
 }
 
 namespace {
@@ -80,6 +82,8 @@ const char* zero_word(ZeroKind kind) {
       return "fzp";
     case ZeroKind::kOffset:
       return "offset";
+    case ZeroKind::kTable:
+      return "table";
   }
   return "";
 }
@@ -150,6 +154,8 @@ Result<Problem> parse_problem(std::string_view text) {
       problem.weight.zero_kind = ZeroKind::kFloat;
     } else if (token == "offset") {
       problem.weight.zero_kind = ZeroKind::kOffset;
+    } else if (token == "table") {
+      problem.weight.zero_kind = ZeroKind::kTable;
     } else if (token == "order") {
       problem.weight.k_order = true;
     } else if (token == "wide") {
@@ -184,7 +190,7 @@ Result<Problem> parse_problem(std::string_view text) {
     } else {
       return invalid_argument(
           "'{}' is no word of a problem; an example is 'm16 n4096 k4096 bf16 g128', further words are col, out=fp32, "
-          "sfp16, zp, fzp, offset, order, wide, bias, residual, unaligned",
+          "sfp16, zp, fzp, offset, table, order, wide, bias, residual, unaligned",
           token);
     }
   }

@@ -199,7 +199,7 @@ Result<PackOptions> pack_options_of(const nybble_pack_options* given) {
 Result<WeightFormat> format_of(const nybble_arrays& arrays) {
   const Result<DType> scale_dtype = dtype_of(arrays.scale_dtype, "arrays->scale_dtype");
   if (!scale_dtype) return scale_dtype.error();
-  const Result<ZeroKind> zero_kind = enum_of(arrays.zero_kind, ZeroKind::kOffset, "arrays->zero_kind");
+  const Result<ZeroKind> zero_kind = enum_of(arrays.zero_kind, ZeroKind::kTable, "arrays->zero_kind");
   if (!zero_kind) return zero_kind.error();
   return WeightFormat{.scale_dtype = *scale_dtype,
                       .zero_kind = *zero_kind,
@@ -269,7 +269,7 @@ Result<Problem> problem_of(const nybble_problem* given) {
   if (!out_dtype) return out_dtype.error();
   const Result<DType> scale_dtype = dtype_of(known->scale_dtype, "problem->scale_dtype");
   if (!scale_dtype) return scale_dtype.error();
-  const Result<ZeroKind> zero_kind = enum_of(known->zero_kind, ZeroKind::kOffset, "problem->zero_kind");
+  const Result<ZeroKind> zero_kind = enum_of(known->zero_kind, ZeroKind::kTable, "problem->zero_kind");
   if (!zero_kind) return zero_kind.error();
   return Problem{.m = known->m,
                  .n = known->n,

@@ -9,40 +9,16 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/json_text.h"
+#include "checkpoint/compressed_layer.h"
 #include "checkpoint/compressed_tensors.h"
 #include "checkpoint/int4_words.h"
 #include "checkpoint/layers.h"
+#include "checkpoint/model_folder.h"
 
 namespace nybble::checkpoint {
 namespace {
 
-constexpr char kSourceKey[] = "nybble.source";
-constexpr char kRecipeKey[] = "nybble.recipe";
 constexpr uint64_t kPieceBytes = 4 << 20;
-
-template <class T> std::vector<std::byte> bytes_of(std::span<const T> values) {
-  const auto bytes = std::as_bytes(values);
-  return {bytes.begin(), bytes.end()};
-}
-
-std::vector<std::byte> packed_codes(const QuantizedWeight& weight) {
-  const int64_t row_words = words_for(weight.k);
-  std::vector<uint32_t> words(static_cast<size_t>(weight.n * row_words));
-  for (int64_t row = 0; row < weight.n; ++row)
-    pack_words(std::span(weight.codes).subspan(static_cast<size_t>(row * weight.k), static_cast<size_t>(weight.k)),
-               std::span(words).subspan(static_cast<size_t>(row * row_words), static_cast<size_t>(row_words)));
-  return bytes_of(std::span<const uint32_t>(words));
-}
-
-std::vector<std::byte> packed_zeros(const QuantizedWeight& weight) {
-  const int64_t groups = weight.groups();
-  std::vector<uint32_t> words(static_cast<size_t>(words_for(weight.n) * groups));
-  for (int64_t n = 0; n < weight.n; ++n)
-    for (int64_t group = 0; group < groups; ++group)
-      words[static_cast<size_t>(n / kNibblesPerWord * groups + group)] |=
-          nibble_at(weight.int_zeros[static_cast<size_t>(n * groups + group)], n % kNibblesPerWord);
-  return bytes_of(std::span<const uint32_t>(words));
-}
 
 // Falling element size keeps every tensor aligned. Scales, whose type comes last, follow the 4-byte numbers: they fit
 // there whether they have 4 bytes or 2.
@@ -176,14 +152,6 @@ Result<uint64_t> CompressedShard::source_hash(const ByteProgress& progress) cons
   return hash.digest(input_);
 }
 
-Result<bool> CompressedShard::is_replaceable(const base::Directory& folder) const {
-  if (!folder.has(name_)) return true;
-  Result<base::File> file = folder.open_file(name_);
-  if (!file) return file.error();
-  const Result<SafetensorsFile> shard = SafetensorsFile::open(std::move(*file));
-  return shard && shard->metadata().contains(kSourceKey);
-}
-
 Result<bool> CompressedShard::is_finished(const base::Directory& folder, const ByteProgress& progress) const {
   if (!folder.has(name_)) return false;
   Result<base::File> file = folder.open_file(name_);
@@ -230,7 +198,27 @@ struct CompressedShard::Job {
     return {};
   }
 
+  Result<void> write_edited(const Item& item) {
+    const Result<DType> dtype = float_type(item.source->type);
+    if (!dtype)
+      return unsupported("{}: has type {}, but only F16, BF16 and F32 can be changed on the way", item.source.where(),
+                         tensor_type_name(item.source->type));
+    FloatArray values{.dtype = *dtype};
+    Result<void> read = read_pieces(item.source, progress, source, [&](std::span<const std::byte> piece) {
+      values.bytes.insert(values.bytes.end(), piece.begin(), piece.end());
+      return Result<void>();
+    });
+    if (!read) return read;
+    if (Result<void> edited = shard.scheme_.edits.apply(item.entry.name, values); !edited) return edited;
+    if (values.dtype != *dtype || values.bytes.size() != item.entry.size_bytes())
+      return invalid_argument("{}: an edit must keep a tensor's type and number of elements", item.source.where());
+    return writer.write(values.bytes);
+  }
+
   Result<void> write(const Item& item) {
+    const std::vector<std::string>& edited = shard.scheme_.edits.names;
+    if (item.source && std::find(edited.begin(), edited.end(), item.entry.name) != edited.end())
+      return write_edited(item);
     if (item.source)
       return read_pieces(item.source, progress, source,
                          [&](std::span<const std::byte> piece) { return writer.write(piece); });

@@ -25,9 +25,6 @@ class CompressedShard {
   // Whether `folder` holds this shard, made from the same bytes in the same way. Reads the whole input shard, unless
   // the output's header already says no.
   Result<bool> is_finished(const base::Directory& folder, const ByteProgress& progress) const;
-  // Whether the file of this name in `folder`, if there is one, is a shard that this class wrote: one that may be
-  // replaced.
-  Result<bool> is_replaceable(const base::Directory& folder) const;
   // The file's size.
   Result<uint64_t> write(const base::Directory& folder, const LayerQuantizer& quantizer,
                          const ByteProgress& progress) const;

@@ -19,8 +19,8 @@ constexpr ForeignFormat kForeignFormats[] = {
     {"marlin-24", "it holds 2:4 sparse weights in one kernel's own layout; quantize the unquantized model again"},
     {"sparse-24-bitmask", "it holds 2:4 sparse weights; quantize the unquantized model again"},
     {"sparse-bitmask", "it holds sparse weights; decompress the model with compressed-tensors first"},
-    {"nvfp4-pack-quantized", "its codes are 4-bit floats, not integers; quantize the unquantized model again"},
-    {"mxfp4-pack-quantized", "its codes are 4-bit floats, not integers; quantize the unquantized model again"},
+    {"mxfp6-pack-quantized", "its weights are 6-bit floats; quantize the unquantized model again"},
+    {"mxfp8-quantized", "its weights are 8-bit floats; quantize the unquantized model again"},
     {"int-quantized", "its weights are 8-bit integers; quantize the unquantized model again"},
     {"float-quantized", "its weights are 8-bit floats; quantize the unquantized model again"},
     {"naive-quantized", "its weights are not packed; quantize the unquantized model again"},
@@ -32,8 +32,15 @@ Error foreign_format(const std::string& subject, const std::string& format) {
   for (const ForeignFormat& foreign : kForeignFormats)
     if (format == foreign.name)
       return unsupported("{}: format '{}' is not read: {}", subject, foreign.name, foreign.why);
-  return unsupported("{}: format {} is not read; the one known is '{}' with 4-bit integers", subject,
-                     base::printable(format), kPackQuantized);
+  return unsupported("{}: format {} is not read; known are '{}' with 4-bit integers, '{}' and '{}'", subject,
+                     base::printable(format), kPackQuantized, kNvfp4PackQuantized, kMxfp4PackQuantized);
+}
+
+Result<LayerPacking> packing_of(const std::string& format, const std::string& subject) {
+  if (format == kPackQuantized) return LayerPacking::kInt4;
+  if (format == kNvfp4PackQuantized) return LayerPacking::kNvfp4;
+  if (format == kMxfp4PackQuantized) return LayerPacking::kMxfp4;
+  return foreign_format(subject, format);
 }
 
 bool is_null(const nlohmann::json& object, const char* key) {
@@ -53,7 +60,7 @@ Result<bool> act_order_of(const nlohmann::json& weights, const std::string& subj
                       base::printable(order.dump()));
 }
 
-Result<int> group_size_of(const nlohmann::json& weights, const std::string& subject) {
+Result<int> group_size_of(const nlohmann::json& weights, LayerPacking packing, const std::string& subject) {
   constexpr int64_t kMaxGroup = 1 << 24;
   std::optional<int64_t> size;
   if (!is_null(weights, "group_size")) {
@@ -69,33 +76,37 @@ Result<int> group_size_of(const nlohmann::json& weights, const std::string& subj
       return invalid_data("{}: weights.strategy is 'channel', but group_size is {}", subject, *size);
     return kPerColumn;
   }
-  if (strategy == "group" || (strategy.empty() && size)) {
+  // "tensor_group": groups, and one more scale for the tensor.
+  if (strategy == (packing == LayerPacking::kNvfp4 ? "tensor_group" : "group") || (strategy.empty() && size)) {
     if (!size || *size == -1)
-      return invalid_data("{}: weights.strategy is 'group', but there is no positive group_size", subject);
+      return invalid_data("{}: weights.strategy is '{}', but there is no positive group_size", subject, strategy);
     return static_cast<int>(*size);
   }
   return unsupported(
-      "{}: weights.strategy {} is not read; known are 'group' and 'channel'. Quantize the unquantized model "
-      "again",
+      "{}: weights.strategy {} is not read; known are 'group' and 'channel', and 'tensor_group' for NVFP4. Quantize "
+      "the "
+      "unquantized model again",
       subject, base::printable(strategy.empty() ? "tensor" : strategy));
 }
 
-Result<Int4Scheme> parse_scheme(const nlohmann::json& weights, const std::string& subject) {
+Result<LayerScheme> parse_scheme(const nlohmann::json& weights, LayerPacking packing, const std::string& subject) {
   if (!weights.is_object()) return invalid_data("{}: weights must be an object", subject);
+  const bool integers = packing == LayerPacking::kInt4;
   std::string type = string_member(weights, "type");
   if (type.empty()) type = "int";
   const auto bits = weights.find("num_bits");
   if (bits == weights.end() || !bits->is_number_integer())
     return invalid_data("{}: weights.num_bits must be a whole number", subject);
-  if (type != "int" || *bits != 4)
+  if (type != (integers ? "int" : "float") || *bits != 4)
     return unsupported(
-        "{}: its weights are {} of {} bits; only 4-bit integers are read. Quantize the unquantized model "
+        "{}: its weights are {} of {} bits; only 4-bit {} are read in this format. Quantize the unquantized model "
         "again",
-        subject, base::printable(type), base::printable(bits->dump()));
+        subject, base::printable(type), base::printable(bits->dump()), integers ? "integers" : "floats");
   if (const auto dynamic = weights.find("dynamic");
       dynamic != weights.end() && *dynamic != false && !dynamic->is_null())
     return invalid_data("{}: weights.dynamic must be false: weights are quantized once", subject);
-  Int4Scheme scheme;
+  LayerScheme scheme;
+  scheme.packing = packing;
   if (const auto symmetric = weights.find("symmetric"); symmetric != weights.end() && !symmetric->is_null()) {
     if (!symmetric->is_boolean()) return invalid_data("{}: weights.symmetric must be true or false", subject);
     scheme.symmetric = symmetric->get<bool>();
@@ -103,10 +114,46 @@ Result<Int4Scheme> parse_scheme(const nlohmann::json& weights, const std::string
   const Result<bool> act_order = act_order_of(weights, subject);
   if (!act_order) return act_order.error();
   scheme.act_order = *act_order;
-  const Result<int> group_size = group_size_of(weights, subject);
+  const Result<int> group_size = group_size_of(weights, packing, subject);
   if (!group_size) return group_size.error();
   scheme.group_size = *group_size;
+  if (integers) return scheme;
+
+  if (!scheme.symmetric || scheme.act_order)
+    return unsupported(
+        "{}: 4-bit floats with zero points or actorder \"group\" are not read. Quantize the unquantized "
+        "model again with symmetric weights",
+        subject);
+  const int expected = packing == LayerPacking::kNvfp4 ? kNvfp4Group : kMxfp4Group;
+  if (scheme.group_size != expected)
+    return invalid_data("{}: weights.group_size is {}, but its format has groups of {}", subject, scheme.group_size,
+                        expected);
   return scheme;
+}
+
+// transform_config: rotations. Those that the weights were multiplied by need nothing; those of activations and caches
+// happen when the model runs.
+Result<void> check_transforms(const nlohmann::json& settings, const std::string& subject) {
+  if (is_null(settings, "transform_config")) return {};
+  const auto refuse = [&](const std::string& what) {
+    return unsupported(
+        "{}: transform_config {}: activations would have to be rotated when the model runs, which nybble does not do. "
+        "Quantize the unquantized model again without online transforms",
+        subject, what);
+  };
+  const nlohmann::json& transforms = settings["transform_config"];
+  if (!transforms.is_object()) return refuse("is " + base::printable(transforms.dump()));
+  const auto groups = transforms.find("config_groups");
+  if (groups == transforms.end() || groups->is_null()) return {};
+  for (const nlohmann::json& group : *groups) {
+    const auto apply = group.is_object() ? group.find("apply") : group.end();
+    if (!group.is_object() || apply == group.end() || !apply->is_array())
+      return refuse("has a group without \"apply\"");
+    for (const nlohmann::json& place : *apply)
+      if (const std::string location = string_member(place, "location"); !location.starts_with("weight"))
+        return refuse("applies to " + base::printable(location));
+  }
+  return {};
 }
 
 }  // namespace
@@ -156,7 +203,8 @@ Result<CompressedTensorsConfig> CompressedTensorsConfig::parse(const nlohmann::j
   config.path_ = path;
 
   const std::string format = string_member(settings, "format");
-  if (format != kPackQuantized && format != "mixed-precision") return foreign_format(subject, format);
+  if (format != kMixedPrecision)
+    if (const Result<LayerPacking> packing = packing_of(format, subject); !packing) return packing.error();
   if (const auto sparsity = settings.find("sparsity_config"); sparsity != settings.end() && sparsity->is_object()) {
     const std::string sparse = string_member(*sparsity, "format");
     if (!sparse.empty() && sparse != "dense") return foreign_format(subject + ": sparsity_config", sparse);
@@ -166,6 +214,7 @@ Result<CompressedTensorsConfig> CompressedTensorsConfig::parse(const nlohmann::j
         "{}: quantization_status is {}, not 'compressed': the weights are not stored in 4 bits. Save the model "
         "with save_pretrained(..., save_compressed=True)",
         subject, base::printable(settings["quantization_status"].dump()));
+  if (Result<void> fine = check_transforms(settings, subject); !fine) return fine.error();
   const auto groups = settings.find("config_groups");
   if (groups == settings.end() || !groups->is_object() || groups->empty())
     return invalid_data("{}: has no config_groups, which say how layers are quantized", subject);
@@ -179,44 +228,71 @@ Result<CompressedTensorsConfig> CompressedTensorsConfig::parse(const nlohmann::j
   return config;
 }
 
-Result<void> CompressedTensorsConfig::add_group(const std::string& name, const nlohmann::json& group,
-                                                const std::string& model_format) {
-  const std::string subject = path_ + ": config.json: quantization_config.config_groups." + name;
-  Group added;
-  added.name = name;
-  if (group.is_array()) {  // a preset by name, mapped to its targets
-    if (name != "W4A16" && name != "W4A16_ASYM")
-      return unsupported("{}: the preset is not read; known are W4A16 and W4A16_ASYM", subject);
-    added.scheme.symmetric = name == "W4A16";
-    Result<Targets> targets = Targets::parse(group, subject);
-    if (!targets) return targets.error();
-    added.targets = std::move(*targets);
-    groups_.push_back(std::move(added));
-    return {};
-  }
-  if (!group.is_object()) return invalid_data("{} must be an object", subject);
-  if (is_null(group, "weights")) return {};  // a group for activations or the cache: no weights of its own
-  const std::string own = string_member(group, "format");
-  const std::string& format = own.empty() ? model_format : own;
-  if (format != kPackQuantized) return foreign_format(subject, format);
-  for (const char* key : {"input_activations", "output_activations"})
-    if (!is_null(group, key))
-      return unsupported(
-          "{}: {} is set: the model wants quantized activations, and nybble multiplies 16-bit activations "
-          "with 4-bit weights. Quantize the unquantized model again with a weight-only scheme (W4A16)",
-          subject, key);
-  const Result<Int4Scheme> scheme = parse_scheme(group["weights"], subject);
-  if (!scheme) return scheme.error();
-  added.scheme = *scheme;
-  Result<Targets> targets =
-      Targets::parse(is_null(group, "targets") ? nlohmann::json() : group["targets"], subject + ": targets");
-  if (!targets) return targets.error();
-  added.targets = std::move(*targets);
-  groups_.push_back(std::move(added));
+// A preset by name, mapped to its targets.
+Result<void> CompressedTensorsConfig::add_preset(const std::string& name, const nlohmann::json& targets,
+                                                 const std::string& subject) {
+  constexpr std::pair<const char*, LayerScheme> kPresets[] = {
+      {"W4A16", {}},
+      {"W4A16_ASYM", {.symmetric = false}},
+      {"NVFP4A16", {.packing = LayerPacking::kNvfp4, .group_size = kNvfp4Group}},
+      {"MXFP4A16", {.packing = LayerPacking::kMxfp4, .group_size = kMxfp4Group}},
+  };
+  const auto preset =
+      std::find_if(std::begin(kPresets), std::end(kPresets), [&](const auto& known) { return name == known.first; });
+  if (preset == std::end(kPresets))
+    return unsupported(
+        "{}: the preset is not read; known are W4A16, W4A16_ASYM, NVFP4A16 and MXFP4A16. Quantize the unquantized "
+        "model again with one of them",
+        subject);
+  Result<Targets> parsed = Targets::parse(targets, subject);
+  if (!parsed) return parsed.error();
+  groups_.push_back({name, std::move(*parsed), preset->second});
   return {};
 }
 
-Result<Int4Scheme> CompressedTensorsConfig::scheme_of(const std::string& layer) const {
+// Quantized activations are refused, but those of the 4-bit float formats: whoever has no tensor cores for them reads
+// the same weights with 16-bit activations, which loses nothing.
+Result<void> CompressedTensorsConfig::check_activations(const nlohmann::json& group, LayerPacking packing,
+                                                        const std::string& subject) {
+  for (const char* key : {"input_activations", "output_activations"}) {
+    if (is_null(group, key)) continue;
+    const nlohmann::json& activations = group[key];
+    const auto bits = activations.find("num_bits");
+    if (packing != LayerPacking::kInt4 && activations.is_object() && bits != activations.end() && *bits == 4 &&
+        string_member(activations, "type") == "float") {
+      warnings_.push_back(
+          fmt::format("{}: {} asks for activations in 4-bit floats; nybble multiplies these weights with 16-bit ones",
+                      subject, key));
+      continue;
+    }
+    return unsupported(
+        "{}: {} is set: the model wants quantized activations, and nybble multiplies 16-bit activations "
+        "with 4-bit weights. Quantize the unquantized model again with a weight-only scheme (W4A16)",
+        subject, key);
+  }
+  return {};
+}
+
+Result<void> CompressedTensorsConfig::add_group(const std::string& name, const nlohmann::json& group,
+                                                const std::string& model_format) {
+  const std::string subject = path_ + ": config.json: quantization_config.config_groups." + name;
+  if (group.is_array()) return add_preset(name, group, subject);
+  if (!group.is_object()) return invalid_data("{} must be an object", subject);
+  if (is_null(group, "weights")) return {};  // a group for activations or the cache: no weights of its own
+  const std::string own = string_member(group, "format");
+  const Result<LayerPacking> packing = packing_of(own.empty() ? model_format : own, subject);
+  if (!packing) return packing.error();
+  if (Result<void> checked = check_activations(group, *packing, subject); !checked) return checked;
+  const Result<LayerScheme> scheme = parse_scheme(group["weights"], *packing, subject);
+  if (!scheme) return scheme.error();
+  Result<Targets> targets =
+      Targets::parse(is_null(group, "targets") ? nlohmann::json() : group["targets"], subject + ": targets");
+  if (!targets) return targets.error();
+  groups_.push_back({name, std::move(*targets), *scheme});
+  return {};
+}
+
+Result<LayerScheme> CompressedTensorsConfig::scheme_of(const std::string& layer) const {
   if (ignore_.names(layer) || ignore_.matches(layer))
     return invalid_data("{}: layer {} is stored packed, but config.json's ignore list says that it is not quantized",
                         path_, base::printable(layer));
@@ -224,7 +300,7 @@ Result<Int4Scheme> CompressedTensorsConfig::scheme_of(const std::string& layer) 
   const auto by_name = [&](const Group& group) { return group.targets.names(layer); };
   const auto by_pattern = [&](const Group& group) { return group.targets.matches(layer); };
   const auto by_class = [](const Group& group) { return group.targets.has_class(); };
-  const auto choose = [&](const auto& matches) -> Result<std::optional<Int4Scheme>> {
+  const auto choose = [&](const auto& matches) -> Result<std::optional<LayerScheme>> {
     const Group* first = nullptr;
     for (const Group& group : groups_) {
       if (!matches(group)) continue;
@@ -235,9 +311,9 @@ Result<Int4Scheme> CompressedTensorsConfig::scheme_of(const std::string& layer) 
             path_, base::printable(layer), base::printable(first->name), base::printable(group.name));
       if (first == nullptr) first = &group;
     }
-    return first == nullptr ? std::optional<Int4Scheme>() : std::optional(first->scheme);
+    return first == nullptr ? std::optional<LayerScheme>() : std::optional(first->scheme);
   };
-  for (const Result<std::optional<Int4Scheme>>& chosen : {choose(by_name), choose(by_pattern), choose(by_class)}) {
+  for (const Result<std::optional<LayerScheme>>& chosen : {choose(by_name), choose(by_pattern), choose(by_class)}) {
     if (!chosen) return chosen.error();
     if (*chosen) return **chosen;
   }

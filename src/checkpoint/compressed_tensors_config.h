@@ -11,12 +11,17 @@
 
 namespace nybble::checkpoint {
 
-struct Int4Scheme {
+// How a layer's codes are stored, by the name of its format: "pack-quantized", "nvfp4-pack-quantized",
+// "mxfp4-pack-quantized".
+enum class LayerPacking : uint8_t { kInt4, kNvfp4, kMxfp4 };
+
+struct LayerScheme {
+  LayerPacking packing = LayerPacking::kInt4;
   bool symmetric = true;
   int group_size = 128;    // or kPerColumn for the strategy "channel"
   bool act_order = false;  // actorder "group": input features are assigned to groups by weight_g_idx
 
-  friend bool operator==(const Int4Scheme&, const Int4Scheme&) = default;
+  friend bool operator==(const LayerScheme&, const LayerScheme&) = default;
 };
 
 class CompressedTensorsConfig {
@@ -24,9 +29,12 @@ class CompressedTensorsConfig {
   // `path` names the model in errors. What this library cannot run is refused here, with the way out.
   static Result<CompressedTensorsConfig> parse(const nlohmann::json& settings, const std::string& path);
 
+  // What it asks for that is not done, one sentence each.
+  const std::vector<std::string>& warnings() const { return warnings_; }
+
   // The scheme of a layer that is stored packed. An error where the configuration ignores it, matches no group or
   // leaves a choice.
-  Result<Int4Scheme> scheme_of(const std::string& layer) const;
+  Result<LayerScheme> scheme_of(const std::string& layer) const;
 
  private:
   // What a layer can be called by: its name, a regular expression for it ("re:..."), or its class ("Linear").
@@ -42,14 +50,17 @@ class CompressedTensorsConfig {
   struct Group {
     std::string name;
     Targets targets;
-    Int4Scheme scheme;
+    LayerScheme scheme;
   };
 
+  Result<void> add_preset(const std::string& name, const nlohmann::json& targets, const std::string& subject);
+  Result<void> check_activations(const nlohmann::json& group, LayerPacking packing, const std::string& subject);
   Result<void> add_group(const std::string& name, const nlohmann::json& group, const std::string& model_format);
 
   std::string path_;
   std::vector<Group> groups_;
   Targets ignore_;
+  std::vector<std::string> warnings_;
 };
 
 }  // namespace nybble::checkpoint

@@ -18,6 +18,11 @@ struct Format {
 };
 
 extern const Format kCompressedTensorsFormat;
+extern const Format kBitsAndBytesFormat;
+extern const Format kHqqFormat;
+extern const Format kModelOptFormat;
+extern const Format kMxfp4Format;
+extern const Format kTorchaoFormat;
 extern const Format kDenseFormat;
 
 // The first format of the list that recognizes the model; an error that names what was found and what is known.

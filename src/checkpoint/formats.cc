@@ -2,13 +2,15 @@
 #include "base/error.h"
 #include "base/json_text.h"
 #include "checkpoint/format.h"
+#include "checkpoint/gguf.h"
+#include "checkpoint/gguf_file.h"
 
 namespace nybble::checkpoint {
 namespace {
 
 constexpr const Format* kFormats[] = {
-    &kCompressedTensorsFormat,
-    &kDenseFormat,
+    &kCompressedTensorsFormat, &kBitsAndBytesFormat, &kHqqFormat,   &kTorchaoFormat,
+    &kModelOptFormat,          &kMxfp4Format,        &kDenseFormat,
 };
 
 }  // namespace
@@ -35,6 +37,7 @@ Result<const Format*> find_format(const ModelFiles& model) {
 namespace nybble {
 
 Result<std::unique_ptr<Checkpoint>> open_checkpoint(const std::string& path) {
+  if (checkpoint::is_gguf_path(path)) return checkpoint::open_gguf(path);
   Result<std::shared_ptr<const checkpoint::ModelFiles>> model = checkpoint::ModelFiles::open(path);
   if (!model) return model.error();
   const Result<const checkpoint::Format*> format = checkpoint::find_format(**model);

@@ -1,6 +1,8 @@
 #include "checkpoint/layers.h"
 
 #include <algorithm>
+#include <charconv>
+#include <set>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -37,8 +39,17 @@ LayerInfo dense_layer_info(const ModelFiles& model, std::string_view layer) {
   return info;
 }
 
-Result<FloatArray> read_floats(const TensorRef& tensor) {
-  const Result<DType> dtype = float_type(tensor->type);
+void add_dense_layers(const ModelFiles& model, std::vector<LayerInfo>& layers) {
+  std::set<std::string, std::less<>> quantized;
+  for (const LayerInfo& layer : layers) quantized.insert(layer.name);
+  for (const TensorRef& tensor : model.tensors())
+    if (const std::string_view layer = layer_of(tensor->name, ".weight");
+        !layer.empty() && quantized.find(layer) == quantized.end() && is_dense_layer(model, layer))
+      layers.push_back(dense_layer_info(model, layer));
+}
+
+Result<FloatArray> read_floats(const TensorSlice& tensor) {
+  const Result<DType> dtype = float_type(tensor.type());
   if (!dtype) return invalid_data("{}: {}", tensor.where(), dtype.error().message);
   Result<std::vector<std::byte>> bytes = tensor.read_all();
   if (!bytes) return bytes.error();
@@ -48,29 +59,72 @@ Result<FloatArray> read_floats(const TensorRef& tensor) {
   return values;
 }
 
-Result<FloatArray> read_bias(const ModelFiles& model, std::string_view layer, int64_t n) {
-  const TensorRef bias = model.find(tensor_name(layer, ".bias"));
+Result<FloatArray> read_bias(const TensorSlice& bias, int64_t n) {
   if (!bias) return FloatArray{};
-  if (bias->shape != std::vector{n})
+  if (bias.shape().size() != 1 || bias.shape()[0] != n)
     return invalid_data("{}: has shape {}; the layer's {} output features need [{}]", bias.where(),
-                        shape_text(bias->shape), n, n);
+                        shape_text(bias.shape()), n, n);
   return read_floats(bias);
 }
 
-Result<void> check_finite(const FloatArray& values, const TensorRef& tensor) {
+Result<void> check_finite(const FloatArray& values, const TensorSlice& tensor) {
   const uint32_t exponent = values.dtype == DType::kBf16   ? 0x7F80u
                             : values.dtype == DType::kFp16 ? 0x7C00u
                                                            : 0x7F800000u;
   for (size_t i = 0; i < values.size(); ++i)
     if ((values.bits_at(i) & exponent) == exponent)
-      return invalid_data("{}: element {} of shape {} is {}", tensor.where(), i, shape_text(tensor->shape),
+      return invalid_data("{}: element {} of shape {} is {}", tensor.where(), i, shape_text(tensor.shape()),
                           values.at(i));
+  return {};
+}
+
+Result<TensorSlice> StoredLayer::find(const ModelFiles& model, std::string_view suffix) const {
+  const TensorRef tensor = model.find(std::string(name).append(suffix));
+  if (!tensor || !index) return TensorSlice(tensor);
+  if (tensor->shape.empty() || *index >= tensor->shape[0] || tensor_type_bits(tensor->type) % 8 != 0)
+    return invalid_data("{}: is {} {}, but the layer {} is index {} of it", tensor.where(),
+                        tensor_type_name(tensor->type), shape_text(tensor->shape), expert_name(name, *index), *index);
+  return TensorSlice(tensor, *index);
+}
+
+Result<TensorSlice> StoredLayer::require(const ModelFiles& model, std::string_view suffix,
+                                         std::string_view beside) const {
+  if (const Result<TensorRef> tensor = required_tensor(model, name, suffix, beside); !tensor) return tensor.error();
+  return find(model, suffix);
+}
+
+StoredLayer stored_layer(const ModelFiles& model, std::string_view layer, std::string_view suffix) {
+  StoredLayer stored{std::string(layer), std::nullopt};
+  if (model.find(stored.name + std::string(suffix))) return stored;
+  const size_t dot = layer.rfind('.');
+  int64_t index = 0;
+  if (dot == std::string_view::npos) return stored;
+  const std::string_view digits = layer.substr(dot + 1);
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
+  if (error != std::errc{} || end != digits.data() + digits.size() || index < 0) return stored;
+  return {std::string(layer.substr(0, dot)), index};
+}
+
+std::string expert_name(std::string_view stored_name, int64_t index) {
+  return fmt::format("{}.{}", stored_name, index);
+}
+
+Result<void> check_distinct(const ModelFiles& model, const std::vector<LayerInfo>& layers) {
+  std::set<std::string_view> names;
+  for (const LayerInfo& layer : layers)
+    if (!names.insert(layer.name).second)
+      return invalid_data("{}: layer {} is stored twice, by itself and within a tensor of several experts",
+                          model.path(), base::printable(layer.name));
   return {};
 }
 
 LayerCheckpoint::LayerCheckpoint(std::shared_ptr<const ModelFiles> model, std::vector<LayerInfo> layers)
     : model_(std::move(model)), layers_(std::move(layers)) {
   std::sort(layers_.begin(), layers_.end(), [](const LayerInfo& a, const LayerInfo& b) { return a.name < b.name; });
+}
+
+Result<TensorSlice> LayerCheckpoint::bias_of(const LayerInfo& layer) const {
+  return TensorSlice(model_->find(tensor_name(layer.name, ".bias")));
 }
 
 const LayerInfo* LayerCheckpoint::look_up(std::string_view layer) const {
@@ -95,7 +149,9 @@ Result<DenseWeight> LayerCheckpoint::read_dense(const std::string& layer) const 
   if (!info) return info.error();
   Result<FloatArray> values = read_floats(model_->find(tensor_name(layer, ".weight")));
   if (!values) return values.error();
-  Result<FloatArray> bias = read_bias(*model_, layer, (*info)->n);
+  const Result<TensorSlice> bias_tensor = bias_of(**info);
+  if (!bias_tensor) return bias_tensor.error();
+  Result<FloatArray> bias = read_bias(*bias_tensor, (*info)->n);
   if (!bias) return bias.error();
   return DenseWeight{layer, (*info)->n, (*info)->k, std::move(*values), std::move(*bias)};
 }
@@ -105,7 +161,9 @@ Result<QuantizedWeight> LayerCheckpoint::read_quantized(const std::string& layer
   if (!info) return info.error();
   Result<QuantizedWeight> weight = read_codes(**info);
   if (!weight) return weight;
-  Result<FloatArray> bias = read_bias(*model_, layer, weight->n);
+  const Result<TensorSlice> bias_tensor = bias_of(**info);
+  if (!bias_tensor) return bias_tensor.error();
+  Result<FloatArray> bias = read_bias(*bias_tensor, weight->n);
   if (!bias) return bias.error();
   weight->bias = std::move(*bias);
   if (Result<void> valid = validate(*weight); !valid)
@@ -118,6 +176,7 @@ bool LayerCheckpoint::is_part_of_weight(const TensorRef& tensor) const {
   return std::any_of(suffixes.begin(), suffixes.end(), [&](std::string_view suffix) {
     const std::string_view name = layer_of(tensor->name, suffix);
     const LayerInfo* layer = name.empty() ? nullptr : look_up(name);
+    if (layer == nullptr && !name.empty()) layer = look_up(expert_name(name, 0));
     return layer != nullptr && layer->quantized;
   });
 }
@@ -151,7 +210,7 @@ Result<void> LayerCheckpoint::check_layer(const LayerInfo& layer) const {
       return finite;
     bias = std::move(weight->bias);
   }
-  return bias.empty() ? Result<void>() : check_finite(bias, model_->find(tensor_name(layer.name, ".bias")));
+  return bias.empty() ? Result<void>() : check_finite(bias, *bias_of(layer));
 }
 
 int64_t LayerCheckpoint::bytes_of(const LayerInfo& layer) const {

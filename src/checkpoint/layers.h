@@ -2,12 +2,14 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "checkpoint/layer_tensors.h"
 #include "checkpoint/model_files.h"
 #include "nybble/checkpoint.h"
 
@@ -20,13 +22,32 @@ std::string_view layer_of(std::string_view tensor_name, std::string_view suffix)
 // is one, fits its rows.
 bool is_dense_layer(const ModelFiles& model, std::string_view layer);
 LayerInfo dense_layer_info(const ModelFiles& model, std::string_view layer);
+// Adds the model's dense layers to the quantized ones in `layers`, whose own tensors may look like dense weights.
+void add_dense_layers(const ModelFiles& model, std::vector<LayerInfo>& layers);
 
-// A whole tensor of a float type that DType knows.
-Result<FloatArray> read_floats(const TensorRef& tensor);
-// The layer's bias if it has one: [n], of a float type.
-Result<FloatArray> read_bias(const ModelFiles& model, std::string_view layer, int64_t n);
+// All numbers of a tensor of a float type that DType knows.
+Result<FloatArray> read_floats(const TensorSlice& tensor);
+// A bias of n output features: [n], of a float type; empty where there is no such tensor.
+Result<FloatArray> read_bias(const TensorSlice& bias, int64_t n);
 // Refuses NaN and infinity, naming the first.
-Result<void> check_finite(const FloatArray& values, const TensorRef& tensor);
+Result<void> check_finite(const FloatArray& values, const TensorSlice& tensor);
+
+// Experts whose weights stand in one tensor are layers of their own: "experts.gate_up_proj.3" is index 3 of what is
+// stored under "experts.gate_up_proj".
+struct StoredLayer {
+  std::string name;              // what its tensors' names begin with
+  std::optional<int64_t> index;  // of their first dimension
+
+  // A tensor of the layer by its suffix, an empty one where there is none. A tensor without that index is an error.
+  Result<TensorSlice> find(const ModelFiles& model, std::string_view suffix) const;
+  // The same of a tensor that must be there; `beside` is the suffix of one that is.
+  Result<TensorSlice> require(const ModelFiles& model, std::string_view suffix, std::string_view beside) const;
+};
+// How the layer of this name is stored: by itself if it has a tensor with this suffix, else as an expert.
+StoredLayer stored_layer(const ModelFiles& model, std::string_view layer, std::string_view suffix);
+std::string expert_name(std::string_view stored_name, int64_t index);
+// Refuses two layers of one name: an expert in a tensor of several, and one by itself.
+Result<void> check_distinct(const ModelFiles& model, const std::vector<LayerInfo>& layers);
 
 // A checkpoint whose layers were listed when it was opened: everything but reading quantized ones.
 class LayerCheckpoint : public Checkpoint {
@@ -45,6 +66,8 @@ class LayerCheckpoint : public Checkpoint {
   const ModelFiles& model() const { return *model_; }
   // What follows a quantized layer's name in the names of the tensors that make up its weight, the bias not among them.
   virtual std::span<const std::string_view> weight_suffixes() const = 0;
+  // The layer's bias; empty if it has none.
+  virtual Result<TensorSlice> bias_of(const LayerInfo& layer) const;
   // Only called for layers listed as quantized. What it returns is validated by read_quantized().
   virtual Result<QuantizedWeight> read_codes(const LayerInfo& layer) const = 0;
 

@@ -50,6 +50,7 @@ std::string why_not_here(const Isa& isa, const Problem& problem, const Device& d
   if (problem.layout != layout::kLayoutVersion)
     return fmt::format("reads layout {}, the weight has layout {}; pack it again", layout::kLayoutVersion,
                        problem.layout);
+  if (problem.weight.zero_kind == ZeroKind::kTable) return layout::kWhyNoTable;
   if (!isa.available())
     return fmt::format("needs a CPU with {} ({}), which this one lacks; the reference kernel runs anywhere", isa.words,
                        isa.cpu_flags);

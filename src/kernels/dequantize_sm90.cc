@@ -24,6 +24,7 @@ std::string why_not(DType act, const Problem& problem, const Device& device) {
     return fmt::format("runs on GPUs of compute capability 9.0; {} is not one", device.name);
   if (problem.layout != layout::kLayoutVersion)
     return fmt::format("reads layout {}; the weight has {}: pack it again", layout::kLayoutVersion, problem.layout);
+  if (problem.weight.zero_kind == ZeroKind::kTable) return layout::kWhyNoTable;
   if (problem.act_dtype != act)
     return fmt::format("multiplies {} activations; these are {}", dtype_name(act), dtype_name(problem.act_dtype));
   if (num_blocks(problem) > INT32_MAX || num_tiles(problem) > INT32_MAX)

@@ -9,6 +9,11 @@
 
 namespace nybble::layout {
 
+// What a row of the registry says to a weight with ZeroKind::kTable, which has no packed form.
+inline constexpr char kWhyNoTable[] =
+    "reads no weights with a table of values (NF4, MXFP4, NVFP4) yet; dequantize them, e.g. with nybble convert --to "
+    "dense";
+
 constexpr int zero_bytes(ZeroKind kind, DType scale_dtype) {
   return kind == ZeroKind::kNone ? 0 : kind == ZeroKind::kInt ? 1 : static_cast<int>(dtype_bytes(scale_dtype));
 }

@@ -69,9 +69,13 @@ void multiply_bf16(FloatArray& values, double factor) {
 Result<void> check_packable(int64_t n, int64_t k, const WeightFormat& format) {
   if (n < 0 || k < 0 || n > INT32_MAX || k > INT32_MAX)
     return invalid_argument("a weight of shape {} x {} was asked for; both may be 0 to {}", n, k, INT32_MAX);
-  if (format.scale_dtype > DType::kFp32 || format.zero_kind > ZeroKind::kOffset)
+  if (format.scale_dtype > DType::kFp32 || format.zero_kind > ZeroKind::kTable)
     return invalid_argument("the weight format has an enum value without meaning (scale_dtype {}, zero_kind {})",
                             int(format.scale_dtype), int(format.zero_kind));
+  if (format.zero_kind == ZeroKind::kTable)
+    return unsupported(
+        "a weight with a table of values (NF4, MXFP4, NVFP4) has no packed form yet; dequantize it, e.g. with nybble "
+        "convert --to dense");
   if (format.group_size < 0)
     return invalid_argument("group_size is {}; it must be positive, or kPerColumn (0)", format.group_size);
   if (!layout::packable_group_size(format.group_size, k))

@@ -7,34 +7,19 @@
 
 #include "base/parallel.h"
 #include "nybble/quantize.h"
+#include "quantize/per_isa.h"
 #include "quantize/prepare.h"
+#include "quantize/rows.h"
 #include "quantize/rtn.h"
-
-#define NYBBLE_PER_ISA __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 
 namespace nybble {
 namespace {
 
 using namespace rtn;
+using quantize::lower;
+using quantize::widen;
 
 constexpr int64_t kElementsPerItem = 1 << 16;
-
-// Exact widening of finite numbers. Infinities and NaNs of fp16 come out as 2^16 and more, which find_range sees.
-NYBBLE_PER_ISA void widen(const std::byte* values, DType dtype, int64_t count, float* out) {
-  if (dtype == DType::kFp32) {
-    std::memcpy(out, values, count * sizeof(float));
-    return;
-  }
-  const uint16_t* bits = reinterpret_cast<const uint16_t*>(values);
-  if (dtype == DType::kBf16) {
-    for (int64_t i = 0; i < count; ++i) out[i] = float_of(uint32_t{bits[i]} << 16);
-    return;
-  }
-  for (int64_t i = 0; i < count; ++i) {  // exponent and mantissa in place, times 2^112 for the difference of the biases
-    const float magnitude = float_of((bits[i] & 0x7FFFu) << 13) * 0x1p112f;
-    out[i] = float_of(bits_of(magnitude) | (bits[i] & 0x8000u) << 16);
-  }
-}
 
 struct KeyRange {
   int32_t min = 0, max = 0;
@@ -90,12 +75,6 @@ GroupScale search(const float* weights, int64_t count, Range range, const RtnOpt
   return scales[best];
 }
 
-void lower(std::atomic<int64_t>& minimum, int64_t value) {
-  int64_t current = minimum.load(std::memory_order_relaxed);
-  while (value < current && !minimum.compare_exchange_weak(current, value, std::memory_order_relaxed)) {
-  }
-}
-
 }  // namespace
 
 Result<QuantizedWeight> quantize_rtn(const DenseWeight& dense, const RtnOptions& options) {
@@ -106,7 +85,7 @@ Result<QuantizedWeight> quantize_rtn(const DenseWeight& dense, const RtnOptions&
   const int64_t k = weight.k, groups = weight.groups();
   const int64_t group_size = options.group_size == kPerColumn ? k : options.group_size;
   const int64_t rows_per_item = std::max<int64_t>(1, kElementsPerItem / std::max<int64_t>(1, k));
-  const float limit = dense.values.dtype == DType::kFp16 ? 0x1p16f : float_of(0x7F800000);  // magnitudes are below
+  const float limit = quantize::finite_limit(dense.values.dtype);
   std::atomic<int64_t> bad_element{kNoFault}, bad_group{kNoFault};
 
   base::parallel_for((weight.n + rows_per_item - 1) / rows_per_item, options.num_threads, [&](int64_t item) {

@@ -1,5 +1,5 @@
-// Plain loops. The product of an activation (24 bits) and a weight without a float zero point (29 bits) is exact in
-// double; sums run over the input features in order.
+// Plain loops. The product of an activation (24 bits) and a weight without a float zero point or a table (29 bits) is
+// exact in double; sums run over the input features in order.
 #include "reference/gemm.h"
 
 #include <algorithm>

@@ -45,6 +45,7 @@ KernelEntry reference_row() {
     if (device.kind != DeviceKind::kCpu) return fmt::format("runs on the CPU; {} is a GPU", device.name);
     if (problem.layout != layout::kLayoutVersion)
       return fmt::format("reads layout {}; the weight has {}: pack it again", layout::kLayoutVersion, problem.layout);
+    if (problem.weight.zero_kind == ZeroKind::kTable) return layout::kWhyNoTable;
     return "";
   };
   entry.estimate_us = [](const Problem& problem,

@@ -94,6 +94,21 @@ Result<void> check_zeros(const QuantizedWeight& weight) {
   return {};
 }
 
+Result<void> check_table(const QuantizedWeight& weight) {
+  if (weight.zero_kind != ZeroKind::kTable) {
+    if (weight.table.empty()) return {};
+    return broken(weight, "table holds {} numbers, but the kind of zero point is {}", weight.table.size(),
+                  zero_kind_name(weight.zero_kind));
+  }
+  constexpr size_t kEntries = 16;  // a value for every code
+  if (weight.table.size() != kEntries)
+    return broken(weight, "table must hold {} numbers, but holds {}", kEntries, weight.table.size());
+  for (size_t code = 0; code < kEntries; ++code)
+    if (!std::isfinite(weight.table[code]))
+      return broken(weight, "table[{}] is {}; only finite numbers have a meaning", code, weight.table[code]);
+  return {};
+}
+
 Result<void> check_order(const QuantizedWeight& weight) {
   if (weight.k_order.empty()) return {};
   if (static_cast<int64_t>(weight.k_order.size()) != weight.k)
@@ -117,11 +132,12 @@ Result<void> validate(const QuantizedWeight& weight) {
     return broken(weight, "the shape is {} x {}; both may be 0 to {}", weight.n, weight.k, kMaxFeatures);
   if (weight.group_size < 0)
     return broken(weight, "group_size is {}; it must be positive, or kPerColumn (0)", weight.group_size);
-  if (weight.zero_kind > ZeroKind::kOffset)
+  if (weight.zero_kind > ZeroKind::kTable)
     return broken(weight, "zero_kind has no meaning (enum value {})", int(weight.zero_kind));
   if (Result<void> result = check_codes(weight); !result) return result;
   if (Result<void> result = check_floats(weight, "scales", weight.scales); !result) return result;
   if (Result<void> result = check_zeros(weight); !result) return result;
+  if (Result<void> result = check_table(weight); !result) return result;
   if (Result<void> result = check_order(weight); !result) return result;
   if (weight.bias.bytes.size() % dtype_bytes(weight.bias.dtype) != 0 ||
       (!weight.bias.empty() && static_cast<int64_t>(weight.bias.size()) != weight.n))

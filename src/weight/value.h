@@ -60,6 +60,8 @@ inline double value_of_code(const QuantizedWeight& weight, uint8_t code, size_t 
       const double offset_part = sum - product;
       return round_to_odd(sum, (product - (sum - offset_part)) + (offset - offset_part));
     }
+    case ZeroKind::kTable:
+      return weight.table[code] * scale;  // 24 bits by 24 bits
   }
   return 0;
 }

@@ -10,9 +10,9 @@ namespace nybble {
 namespace {
 
 TEST(ProblemText, RoundTrips) {
-  for (const char* text :
-       {"m16 n4096 k4096 bf16 g128", "m1 n512 k300 fp16 out=fp32 g64 zp bias", "m0 n1 k1 bf16 col",
-        "m3 n64 k64 bf16 g32 sfp16 offset order wide residual unaligned", "m3 n64 k64 bf16 g48 fzp layout=2"}) {
+  for (const char* text : {"m16 n4096 k4096 bf16 g128", "m1 n512 k300 fp16 out=fp32 g64 zp bias", "m0 n1 k1 bf16 col",
+                           "m3 n64 k64 bf16 g32 sfp16 offset order wide residual unaligned",
+                           "m3 n64 k64 bf16 g48 fzp layout=2", "m3 n64 k64 bf16 g16 sfp32 table"}) {
     const Result<Problem> problem = parse_problem(text);
     ASSERT_TRUE(problem) << problem.error().message;
     EXPECT_EQ(to_string(*problem), text);

@@ -392,6 +392,14 @@ TEST(CApi, NumbersWithoutMeaningAreRefused) {
   refused([](nybble_arrays& a) { a.k = INT64_MAX; }, "9223372036854775807");
   refused([](nybble_arrays& a) { a.group_size = -32; }, "group_size");
 
+  nybble_arrays table = arrays_of(weight);
+  table.zero_kind = NYBBLE_ZERO_TABLE;
+  nybble_packed* no_table = nullptr;
+  EXPECT_EQ(nybble_pack(&table, nullptr, &no_table), NYBBLE_UNSUPPORTED);
+  EXPECT_THAT(nybble_last_error(), HasSubstr("dequantize it"));
+  table.zero_kind = NYBBLE_ZERO_TABLE + 1;
+  EXPECT_EQ(nybble_pack(&table, nullptr, &no_table), NYBBLE_INVALID_ARGUMENT);
+
   const float value = 1;
   nybble_dense dense{.size = sizeof dense, .n = INT64_MAX, .k = INT64_MAX, .values = &value, .dtype = NYBBLE_FP32};
   nybble_weight* none = nullptr;

@@ -213,8 +213,9 @@ TEST(CompressedTensors, RefusesLayersThatContradictThemselves) {
       {"both forms", with({"l.weight", "F32", {1, 1}, f32({1})}), group16, "has both a .weight and a .weight_packed"},
       {"packed bytes", with({"l.weight_packed", "U8", {2, 16}, std::string(32, 'x')}), group16,
        "packed as I32 [n, ceil(k / 8)]"},
-      {"experts in 3-D", with({"l.weight_packed", "I32", {1, 2, 4}, std::string(32, 'x')}), group16,
-       "experts in one 3-D tensor"},
+      {"experts with the shape of one", with({"l.weight_packed", "I32", {1, 2, 4}, std::string(32, 'x')}), group16,
+       "the shape of a layer needs I64 [3]"},
+      {"no experts", with({"l.weight_packed", "I32", {0, 2, 4}, ""}), group16, "which holds nothing"},
       {"flat words", with({"l.weight_packed", "I32", {8}, std::string(32, 'x')}), group16, "packed as I32"},
       {"shape of 3", with({"l.weight_shape", "I64", {3}, i64({2, 32, 1})}), group16,
        "the shape of a layer needs I64 [2]"},
@@ -262,9 +263,7 @@ TEST(CompressedTensors, RefusesLayersThatContradictThemselves) {
     ASSERT_FALSE(checked) << broken.what;
     EXPECT_THAT(checked.error().message, HasSubstr(broken.words)) << broken.what;
     EXPECT_THAT(checked.error().message, HasSubstr(folder.path())) << broken.what;
-    EXPECT_EQ(checked.error().code,
-              broken.what == std::string("experts in 3-D") ? ErrorCode::kUnsupported : ErrorCode::kInvalidData)
-        << broken.what;
+    EXPECT_EQ(checked.error().code, ErrorCode::kInvalidData) << broken.what;
   }
 }
 
@@ -288,15 +287,15 @@ TEST(CompressedTensors, RefusesForeignConfigurationsByNameWithTheWayOut) {
        "format 'marlin-24' is not read: it holds 2:4 sparse weights in one kernel's own layout"},
       {format("sparse-24-bitmask"), kUnsupported, "'sparse-24-bitmask' is not read"},
       {format("sparse-bitmask"), kUnsupported, "'sparse-bitmask' is not read"},
-      {format("nvfp4-pack-quantized"), kUnsupported, "its codes are 4-bit floats"},
-      {format("mxfp4-pack-quantized"), kUnsupported, "its codes are 4-bit floats"},
+      {format("mxfp6-pack-quantized"), kUnsupported, "its weights are 6-bit floats"},
+      {format("mxfp8-quantized"), kUnsupported, "its weights are 8-bit floats"},
       {format("int-quantized"), kUnsupported, "its weights are 8-bit integers"},
       {format("float-quantized"), kUnsupported, "its weights are 8-bit floats"},
       {format("dense"), kUnsupported, "remove quantization_config"},
       {format("tomorrow"), kUnsupported, "format 'tomorrow' is not read"},
       {settings(R"("quant_method":"compressed-tensors")"), kUnsupported, "format '' is not read"},
-      {settings(R"("quant_method":"gptq","bits":4)"), kUnsupported,
-       "it is quantized with 'gptq'; known formats are compressed-tensors, dense"},
+      {settings(R"("quant_method":"tomorrow","bits":4)"), kUnsupported,
+       "it is quantized with 'tomorrow'; known formats are compressed-tensors"},
       {settings(R"("bits":4)"), kUnsupported, "an unnamed method"},
       {format("pack-quantized"), kInvalidData, "has no config_groups"},
       {replaced(fine, "\"num_bits\":4", "\"num_bits\":8"), kUnsupported, "are 'int' of '8' bits; only 4-bit integers"},
@@ -311,6 +310,13 @@ TEST(CompressedTensors, RefusesForeignConfigurationsByNameWithTheWayOut) {
        "quantization_status is '\"frozen\"', not 'compressed'"},
       {replaced(fine, "\"ignore\"", R"("sparsity_config":{"format":"sparse-24-bitmask"},"ignore")"), kUnsupported,
        "sparsity_config"},
+      {replaced(fine, "\"ignore\"",
+                R"("transform_config":{"config_groups":{"R4":{"type":"hadamard","apply":[)"
+                R"({"location":"weight_input"},{"location":"input"}]}}},"ignore")"),
+       kUnsupported, "transform_config applies to 'input'"},
+      {replaced(fine, "\"ignore\"", R"("transform_config":{"config_groups":{"R4":7}},"ignore")"), kUnsupported,
+       "transform_config has a group without"},
+      {replaced(fine, "\"ignore\"", R"("transform_config":true,"ignore")"), kUnsupported, "transform_config is"},
       {replaced(fine, "\"group\"", "\"tensor\""), kUnsupported, "weights.strategy 'tensor' is not read"},
       {replaced(fine, "\"group\"", "\"block\""), kUnsupported, "weights.strategy 'block' is not read"},
       {replaced(fine, "\"group_size\":16", "\"group_size\":0"), kInvalidData, "weights.group_size is '0'"},
@@ -352,6 +358,16 @@ TEST(CompressedTensors, RefusesForeignConfigurationsByNameWithTheWayOut) {
   const TempFolder folder;  // no configuration at all
   write_text(folder / "model.safetensors", safetensors(group_layer()));
   EXPECT_THAT(open_checkpoint(folder.path()).error().message, HasSubstr("but no config.json beside it"));
+}
+
+TEST(CompressedTensors, RotatedWeightsNeedNothing) {
+  for (const char* transforms : {"{}", "null", R"({"config_groups":{}})",
+                                 R"({"config_groups":{"R1":{"apply":[{"location":"weight_output"}]}}})"}) {
+    const TempFolder folder;
+    write_model(folder, group_layer(), config_json(kGroup16, ",\"transform_config\":" + std::string(transforms)));
+    const auto checkpoint = open_checkpoint(folder.path());
+    EXPECT_TRUE(checkpoint) << checkpoint.error().message;
+  }
 }
 
 TEST(CompressedTensors, FindsItsSettingsWhereverModelsKeepThem) {
@@ -397,7 +413,7 @@ TEST(CompressedTensors, MatchesTargetsLikeTheMethodsOwnLibrary) {
 
   const auto preset = parse(R"("W4A16_ASYM":["Linear"])");
   ASSERT_TRUE(preset) << preset.error().message;
-  EXPECT_EQ(*preset->scheme_of("x"), (checkpoint::Int4Scheme{.symmetric = false, .group_size = 128}));
+  EXPECT_EQ(*preset->scheme_of("x"), (checkpoint::LayerScheme{.symmetric = false, .group_size = 128}));
   EXPECT_FALSE(parse(R"("W8A8":["Linear"])"));
   EXPECT_EQ(parse(group("a", R"(["Linear"])", -1))->scheme_of("x")->group_size, kPerColumn);
 }
@@ -434,7 +450,7 @@ TEST(Dense, ListsLinearLayersOnly) {
 }
 
 TEST(Dense, DoesNotTakeForeignModelsForDenseOnes) {
-  for (const char* name : {"l.qweight", "l.W_q", "l.weight.absmax", "l._weight_qdata", "l.weight_scale_inv"}) {
+  for (const char* name : {"l.qweight", "l.weight.absmax", "l.weight_scale", "l.weight_scale_inv"}) {
     const TempFolder folder;
     write_text(folder / "model.safetensors",
                safetensors({{name, "U8", {1}, "x"}, {"lm_head.weight", "F32", {1, 1}, f32({1})}}));

@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "checkpoint/model_building.h"
 #include "nybble/checkpoint.h"
+#include "nybble/convert.h"
 #include "support/failing_calls.h"
 #include "support/temp_folder.h"
 
@@ -619,6 +620,52 @@ TEST(WriteCompressedTensors, SurvivesEveryFailingCall) {
   }
   EXPECT_GT(failures, 60);
   RecordProperty("failing_calls", failures);
+}
+
+// The converters write through the same folder; here, because only one source may hold the failing calls.
+TEST(ConvertModel, SurvivesEveryFailingCall) {
+  const TempFolder dense, model;
+  write_sharded_model(dense.path());
+  const std::string in = model / "4bit";
+  ASSERT_TRUE(write(dense.path(), in));
+  for (const auto& [target, error] : {std::pair(ModelTarget::kDense, EIO), {ModelTarget::kGptq, ENOSPC}}) {
+    ConvertOptions options{.target = target};
+    if (target == ModelTarget::kGptq) options.scale_dtype = DType::kFp16;
+    ASSERT_TRUE(convert_model(in, model / std::to_string(error), options, {}));
+    const auto whole = contents(model / std::to_string(error));
+    int failures = 0;
+    for (int nth = 1;; ++nth) {
+      const TempFolder folder;
+      const std::string out = folder / "out";
+      bool fired = false;
+      {
+        const FailingCall failing(nth, Fault::kError, error);
+        const Result<WrittenModel> written = convert_model(in, out, options, {});
+        fired = failing.fired();
+        // Looking whether the input is a GGUF file may fail; what opens it next says so if it matters.
+        ASSERT_TRUE(written || fired) << nth << ": " << written.error().message;
+        failures += written ? 0 : 1;
+        if (!written) {
+          EXPECT_EQ(written.error().code, ErrorCode::kIo) << nth << ": " << written.error().message;
+        }
+      }
+      if (std::filesystem::exists(out))
+        for (const auto& [name, text] : contents(out)) {
+          ASSERT_TRUE(whole.contains(name)) << nth << ": " << name;
+          ASSERT_EQ(text, whole.at(name)) << nth << ": " << name;
+        }
+      options.resume = true;
+      const Result<WrittenModel> resumed = convert_model(in, out, options, {});
+      options.resume = false;
+      ASSERT_TRUE(resumed) << nth << ": " << resumed.error().message;
+      ASSERT_EQ(contents(out), whole) << nth;
+      if (!fired) {
+        EXPECT_GT(failures, 60);
+        RecordProperty("failing_calls", failures);
+        break;
+      }
+    }
+  }
 }
 
 TEST(WriteCompressedTensors, SurvivesShortAndInterruptedCalls) {

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import unittest
 
-from harness import LAYERS, NYBBLE, Case, read_header, run, write_model
+from harness import LAYERS, NYBBLE, Case, float_bytes, read_header, run, write_model, write_safetensors
 
 
 class Quantize(Case):
@@ -95,6 +95,91 @@ class Quantize(Case):
     def test_text_names_what_was_done(self):
         done = self.expect(run("quantize", self.model, "--out", self.out), 0)
         self.assertIn("3 layers", done.out)
+
+
+def write_statistics(path, kinds):
+    """kinds: {layer: "hessian", "mean_square" or "dead"}, of inputs of which every fifth is nine times as large."""
+    tensors, metadata = {}, {"nybble.statistics": "1"}
+    for layer, kind in kinds.items():
+        k = LAYERS[layer][1]
+        squares = [0.0 if kind == "dead" and i == 3 else 81.0 if i % 5 == 0 else 1.0 for i in range(k)]
+        metadata["tokens." + layer] = "100"
+        if kind == "mean_square":
+            tensors[layer + ".mean_square"] = ("F32", [k], float_bytes("F32", squares))
+        else:
+            rows = [squares[i] if i == j else 0.4 * (squares[i] * squares[j]) ** 0.5 for i in range(k) for j in range(k)]
+            tensors[layer + ".hessian"] = ("F32", [k, k], float_bytes("F32", rows))
+    write_safetensors(path, tensors, metadata)
+    return path
+
+
+class Methods(Case):
+    def setUp(self):
+        super().setUp()
+        self.model = write_model(self.folder / "model")
+        self.stats = write_statistics(self.folder / "stats.safetensors", dict.fromkeys(LAYERS, "hessian"))
+
+    def quantize(self, name, *options):
+        out = self.folder / name
+        done = self.expect(run("quantize", self.model, "--out", out, "--json", "--group", "64", *options), 0).json
+        self.expect(run("verify", out, "--against", self.model, "--json"), 0)
+        return done
+
+    def errors(self, name, *options):
+        done = self.quantize(name, "--stats", self.stats, "--report-errors", *options)
+        self.assertEqual(sorted(done["output_errors"]), sorted(LAYERS))
+        return done["output_errors"]
+
+    def test_calibrated_methods_lessen_the_output_error(self):
+        plain = self.errors("rtn")
+        for name, options in {"gptq": ["--method", "gptq"],
+                              "static": ["--method", "gptq", "--act-order", "static"],
+                              "aware": ["--method", "gptq", "--act-order", "group-aware", "--range", "shrink", "--weighted-range"],
+                              "range": ["--method", "range", "--norm", "2"],
+                              "percentile": ["--method", "range", "--range", "percentile", "--norm", "2"]}.items():
+            better = self.errors(name, *options)
+            for layer in LAYERS:
+                self.assertLess(better[layer], plain[layer], f"{name} {layer}")
+
+    def test_hqq_has_integer_zeros(self):
+        self.quantize("hqq", "--method", "hqq")
+        layers = [layer for layer in run("inspect", self.folder / "hqq", "--json").json["layers"] if layer["quantized"]]
+        self.assertEqual({layer["zero_point"] for layer in layers}, {"int"})
+
+    def test_awq_refuses_other_architectures_and_clips_where_no_scale_fits(self):
+        self.expect(run("quantize", self.model, "--out", self.folder / "x", "--method", "awq", "--stats", self.stats), 2, "'bert'")
+        (self.model / "config.json").write_text("{}")
+        done = self.quantize("awq", "--method", "awq", "--include", "dense", "--stats", self.stats)
+        self.assertEqual(len(done["quantized"]), 2)
+
+    def test_warnings_say_what_was_not_done(self):
+        kinds = {"encoder.layer.0.query": "dead", "encoder.layer.0.dense": "mean_square"}
+        done = self.quantize("out", "--method", "gptq", "--stats", write_statistics(self.folder / "some", kinds))
+        warnings = "\n".join(done["warnings"])
+        self.assertEqual(len(done["warnings"]), 3, warnings)
+        self.assertIn("encoder.layer.0.query: 1 of 128 inputs", warnings)
+        self.assertIn("encoder.layer.0.dense: the statistics file has mean squares only", warnings)
+        self.assertIn("encoder.layer.1.dense: the statistics file lacks this layer", warnings)
+
+    def test_resume_asks_for_the_same_method_and_statistics(self):
+        options = ["--method", "gptq", "--stats", self.stats]
+        self.assertEqual(self.quantize("out", *options)["kept_shards"], 0)
+        self.assertEqual(self.quantize("out", *options, "--resume")["kept_shards"], 1)
+        self.assertEqual(self.quantize("out", *options, "--resume", "--damping", "0.1")["kept_shards"], 0)
+        write_statistics(self.stats, dict.fromkeys(LAYERS, "mean_square"))
+        self.assertEqual(self.quantize("out", *options, "--resume", "--damping", "0.1")["kept_shards"], 0)
+
+    def test_wrong_requests(self):
+        def refuse(*options):
+            return self.expect(run("quantize", self.model, "--out", self.folder / "out", *options), 2).err
+        self.assertIn("--stats", refuse("--method", "gptq"))
+        self.assertIn("--stats", refuse("--report-errors"))
+        self.assertIn("--report-errors", refuse("--stats", self.stats))
+        self.assertIn("--damping", refuse("--method", "rtn", "--damping", "0.1"))
+        self.assertIn("gptq", refuse("--method", "range", "--act-order", "static"))
+        self.assertIn("rtn", refuse("--method", "hqq", "--device", "cuda"))
+        broken = run("quantize", self.model, "--out", self.folder / "out", "--method", "gptq", "--stats", self.model / "model.safetensors")
+        self.expect(broken, 3, "no statistics file")
 
 
 class Damage(Case):

@@ -221,6 +221,9 @@ class Trial {
           case ZeroKind::kOffset:
             w[i] = u * s + weight_.float_zeros.at(g);
             break;
+          case ZeroKind::kTable:
+            w[i] = weight_.table[u] * s;
+            break;
         }
       }
       for (int64_t row = 0; row < case_.m; ++row) {

@@ -45,6 +45,16 @@ TEST(Registry, EveryRowSaysWhyNotWithoutAGpu) {
     EXPECT_EQ(verdict.fits, verdict.reason.empty()) << verdict.kernel;
 }
 
+TEST(MakePlan, TablesAreRefusedWithTheWayOut) {
+  const Problem problem = problem_of("m16 n4096 k4096 bf16 g16 sfp32 table");
+  for (const Device& device : {Device::cpu(), Device::h200()}) {
+    const Result<Plan> plan = make_plan(problem, device);
+    ASSERT_FALSE(plan);
+    EXPECT_EQ(plan.error().code, ErrorCode::kUnsupported);
+    EXPECT_THAT(plan.error().message, HasSubstr("dequantize them"));
+  }
+}
+
 TEST(MakePlan, EveryShapeAndFormatHasAGpuKernel) {
   for (const char* act : {"bf16", "fp16"})
     for (const char* format :

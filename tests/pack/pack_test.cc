@@ -307,6 +307,17 @@ TEST(Pack, RefusesGroupSizesWithoutAPackedForm) {
   EXPECT_FALSE(packed_bytes(64, 128, {.group_size = -1}));
 }
 
+TEST(Pack, RefusesTablesWithTheWayOut) {
+  QuantizedWeight weight = random_weight({.n = 3, .k = 32, .format = {.group_size = 32}});
+  weight.zero_kind = ZeroKind::kTable;
+  weight.table.assign(16, 1.0f);
+  const Result<PackedWeight> packed = pack(weight);
+  ASSERT_FALSE(packed);
+  EXPECT_EQ(packed.error().code, ErrorCode::kUnsupported);
+  EXPECT_THAT(packed.error().message, HasSubstr("has no packed form yet; dequantize it"));
+  EXPECT_EQ(packed_bytes(3, 32, weight.format()).error().code, ErrorCode::kUnsupported);
+}
+
 TEST(Pack, RefusesAWeightThatIsNotValid) {
   QuantizedWeight weight = random_weight({.n = 4, .k = 32, .format = {.group_size = 16}});
   weight.codes[70] = 16;

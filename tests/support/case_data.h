@@ -70,6 +70,8 @@ inline GroupNumbers exact_group(const RandomStream& scales, const RandomStream& 
     case ZeroKind::kOffset:
       group.zero = static_cast<int>(zeros.below(i, 65)) * 0.5 - 16;
       break;
+    case ZeroKind::kTable:  // never packed, so no kernel's case
+      break;
   }
   if (extreme && (i == 0 || scales.below(2 * i + 1, 8) == 0)) {
     const FloatShape shape = float_shape(format.scale_dtype);
@@ -102,6 +104,8 @@ inline GroupNumbers random_group(const RandomStream& scales, const RandomStream&
       break;
     case ZeroKind::kOffset:
       group.zero = -(4 + 8 * zeros.uniform(i)) * group.scale;
+      break;
+    case ZeroKind::kTable:
       break;
   }
   return group;

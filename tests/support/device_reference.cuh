@@ -34,6 +34,8 @@ struct WeightView {
         return (u - load_value(float_zeros, scale_dtype, group)) * scale;
       case ZeroKind::kOffset:
         return u * scale + load_value(float_zeros, scale_dtype, group);
+      case ZeroKind::kTable:  // never packed, so no kernel's weight
+        break;
     }
     return 0;
   }

@@ -95,6 +95,7 @@ QuantizedWeight small(ZeroKind kind) {
   if (kind == ZeroKind::kInt) weight.int_zeros = {0, 16, 3, 7};
   if (kind == ZeroKind::kFloat || kind == ZeroKind::kOffset)
     weight.float_zeros = FloatArray::from_floats(DType::kFp16, std::vector<float>{0.5f, 8.0f, -1.0f, 2.5f});
+  if (kind == ZeroKind::kTable) weight.table = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
   return weight;
 }
 
@@ -103,6 +104,22 @@ TEST(Dequantize, ByHand) {
   EXPECT_EQ(dequantize(small(ZeroKind::kInt)), (std::vector<float>{0, 7.5, -16, -14, 2, 1, -0.0f, -0.0f}));
   EXPECT_EQ(dequantize(small(ZeroKind::kFloat)), (std::vector<float>{-0.25, 7.25, 0, 2, -2, -3, 0, 0}));
   EXPECT_EQ(dequantize(small(ZeroKind::kOffset)), (std::vector<float>{0.5, 8, 24, 26, -2, -3, 2.5, 2.5}));
+  EXPECT_EQ(dequantize(small(ZeroKind::kTable)), (std::vector<float>{0, -3, -0.0f, -1, -0.5f, -1, 0, 0}));
+}
+
+TEST(Dequantize, TableTimesScaleIsRoundedOnce) {
+  QuantizedWeight weight = small(ZeroKind::kTable);
+  weight.group_size = kPerColumn;
+  weight.table[0] = 0x1.000002p0f;
+  weight.scales = FloatArray::from_floats(DType::kFp32, std::vector<float>{0x1.000002p0f, 1});
+  EXPECT_EQ(dequantize(weight)[0], 0x1.000004p0f);  // of 1 + 2^-22 + 2^-46
+}
+
+TEST(Dequantize, WeightsWithAnotherTableDiffer) {
+  QuantizedWeight weight = small(ZeroKind::kTable), other = weight;
+  EXPECT_EQ(weight, other);
+  other.table[15] = -8;
+  EXPECT_FALSE(weight == other);
 }
 
 TEST(Dequantize, KOrderSaysWhichGroupAFeatureHas) {
@@ -191,6 +208,12 @@ TEST(Validate, NamesTheWeightAndTheFirstBrokenElement) {
        "float_zeros[0, 1] is nan"},
       {ZeroKind::kOffset, [](auto& w) { w.float_zeros.dtype = DType::kBf16; },
        "float_zeros are bf16, but scales are fp16"},
+      {ZeroKind::kTable, [](auto& w) { w.table.pop_back(); }, "table must hold 16 numbers, but holds 15"},
+      {ZeroKind::kTable, [](auto& w) { w.table.clear(); }, "table must hold 16 numbers, but holds 0"},
+      {ZeroKind::kTable, [](auto& w) { w.table[9] = INFINITY; }, "table[9] is inf"},
+      {ZeroKind::kNone, [](auto& w) { w.table.resize(16); },
+       "table holds 16 numbers, but the kind of zero point is none"},
+      {ZeroKind::kTable, [](auto& w) { w.int_zeros = {1}; }, "int_zeros holds 1 numbers"},
       {ZeroKind::kNone,
        [](auto& w) {
          w.k_order = {0, 1, 2};

@@ -1,0 +1,26 @@
+// A model as packed weights: a folder of files that load_packed() reads, and what is not packed as a plain model.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "nybble/convert.h"
+
+namespace nybble::cli {
+
+struct PackedModel {
+  std::vector<std::string> packed;  // layer names
+  WrittenModel rest;                // what was written beside them, under model/
+  int kept_layers = 0;              // by resume
+  uint64_t bytes_out = 0;           // of the packed files
+};
+
+// Writes `out`/layers/NUMBER-NAME.nybble for every chosen layer; under `out`/model a plain model folder with all else:
+// biases, norms, embeddings, layers left out (dense), config.json, tokenizer; and last `out`/manifest.json, which names
+// layers and files. Of the options, target and shard_bytes are not looked at. resume packs again, but keeps files that
+// already hold these bytes. What has no packed form is refused before the first byte is written.
+Result<PackedModel> write_packed_model(const std::string& in, const std::string& out, const ConvertOptions& options,
+                                       const std::function<void(int64_t, int64_t)>& progress);
+
+}  // namespace nybble::cli

@@ -1,0 +1,33 @@
+// How well a model predicts a text, and how far it is from another model.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "decoder.h"
+
+namespace llama {
+
+struct PerplexityOptions {
+  int64_t context = 512;  // tokens a window holds
+  int64_t stride = 256;   // from window to window; a token is scored in the first window that holds it
+};
+
+struct Perplexity {
+  int64_t scored = 0;     // tokens predicted: all but the text's first
+  double mean_nll = 0;    // nats
+  double perplexity = 0;  // exp(mean_nll)
+  // Against the other model, over the same tokens:
+  bool compared = false;
+  double mean_kl = 0;         // KL(other || this), nats
+  double top1_agreement = 0;  // share of tokens where both have the same likeliest token
+  double other_perplexity = 0;
+};
+
+// `against` may be null. `progress(done, total)` counts scored tokens and may be empty.
+Result<Perplexity> measure_perplexity(Decoder& decoder, Decoder* against, std::span<const int32_t> tokens,
+                                      const PerplexityOptions& options,
+                                      const std::function<void(int64_t, int64_t)>& progress);
+
+}  // namespace llama

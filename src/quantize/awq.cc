@@ -1,0 +1,312 @@
+// AWQ (Lin et al., "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration", MLSys 2024):
+// search for the scales of an input's features, and for the range of each group. The loss is the layer's mean squared
+// output error, tr(dW H dW^T): with the Hessian it needs no activations.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include "base/error.h"
+#include "base/parallel.h"
+#include "quantize/calibration_check.h"
+#include "quantize/group_fit.h"
+#include "quantize/linear_algebra.h"
+#include "quantize/rows.h"
+
+namespace nybble {
+
+using namespace quantize;
+
+namespace {
+
+// Every row, or some evenly spaced ones.
+std::vector<int64_t> judged_rows(int64_t n, int64_t at_most) {
+  const int64_t count = at_most > 0 ? std::min(n, at_most) : n;
+  std::vector<int64_t> rows(count);
+  for (int64_t i = 0; i < count; ++i) rows[i] = (2 * i + 1) * n / (2 * count);
+  return rows;
+}
+
+// sum over the rows of e H e^T; `errors` is [rows, k].
+double output_error(const std::vector<double>& errors, int64_t rows, const LayerStatistics& statistics,
+                    std::vector<double>& products) {
+  const int64_t k = statistics.k;
+  double sum = 0;
+  if (statistics.hessian.empty()) {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t i = 0; i < k; ++i) sum += errors[r * k + i] * errors[r * k + i] * statistics.mean_square[i];
+    return sum;
+  }
+  products.assign(rows * k, 0);
+  multiply_add(errors.data(), k, statistics.hessian.data(), k, products.data(), k, rows, k, k);
+  for (int64_t i = 0; i < rows * k; ++i) sum += errors[i] * products[i];
+  return sum;
+}
+
+// The mean over all rows of all layers of |weight| / (largest of its group), per input feature.
+std::vector<double> mean_sizes(std::span<const DenseWeight* const> layers, const GridOptions& grid) {
+  const int64_t k = layers.front()->k;
+  std::vector<double> mean(k, 0);
+  int64_t total_rows = 0;
+  for (const DenseWeight* layer : layers) {
+    const int64_t items = (layer->n + kRowsPerItem - 1) / kRowsPerItem;
+    const int64_t groups = grid.group_size == kPerColumn ? 1 : (k + grid.group_size - 1) / grid.group_size;
+    // Columns are split among threads, so that each sum runs over the rows in their order.
+    std::vector<float> largest(layer->n * groups, 0);
+    base::parallel_for(items, grid.num_threads, [&](int64_t item) {
+      std::vector<float> row(k);
+      for (int64_t n = item * kRowsPerItem; n < std::min(layer->n, (item + 1) * kRowsPerItem); ++n) {
+        read_row(*layer, n, row.data());
+        for (int64_t group = 0; group < groups; ++group) {
+          const GroupSpan span = group_span(group, grid.group_size, k);
+          const rtn::Range range = range_of(std::span<const float>(row).subspan(span.begin, span.size()));
+          largest[n * groups + group] = std::max(-range.min, range.max);
+        }
+      }
+    });
+    base::parallel_for(groups, grid.num_threads, [&](int64_t group) {
+      const GroupSpan span = group_span(group, grid.group_size, k);
+      for (int64_t n = 0; n < layer->n; ++n) {
+        const float most = largest[n * groups + group];
+        if (most == 0) continue;
+        for (int64_t i = span.begin; i < span.end; ++i)
+          mean[i] += std::abs(static_cast<double>(layer->values.at(n * k + i))) / most;
+      }
+    });
+    total_rows += layer->n;
+  }
+  for (double& x : mean) x /= static_cast<double>(std::max<int64_t>(1, total_rows));
+  return mean;
+}
+
+// Scales of one ratio, their largest and smallest one reciprocal. Features that are always zero keep theirs.
+std::vector<float> scales_of(double ratio, bool duo, const LayerStatistics& statistics,
+                             const std::vector<double>& weight_sizes) {
+  constexpr double kLeast = 1e-4;
+  const int64_t k = statistics.k;
+  const double largest =
+      std::sqrt(static_cast<double>(*std::max_element(statistics.mean_square.begin(), statistics.mean_square.end())));
+  std::vector<double> scales(k, 1);
+  double least = 0, most = 0;
+  for (int64_t i = 0; i < k; ++i) {
+    if (statistics.mean_square[i] == 0) continue;
+    const double x = std::sqrt(static_cast<double>(statistics.mean_square[i])) / largest;
+    const double scale = std::pow(x, ratio) / (duo ? std::pow(weight_sizes[i], 1 - ratio) + kLeast : 1);
+    scales[i] = std::max(kLeast, scale);
+    least = least == 0 ? scales[i] : std::min(least, scales[i]);
+    most = std::max(most, scales[i]);
+  }
+  std::vector<float> result(k, 1);
+  for (int64_t i = 0; i < k; ++i)
+    if (statistics.mean_square[i] != 0) result[i] = static_cast<float>(scales[i] / std::sqrt(least * most));
+  return result;
+}
+
+Result<void> check(const AwqOptions& options) {
+  if (options.steps < 1 || options.steps > 1000)
+    return invalid_argument("AwqOptions::steps is {}; it may be 1 to 1000", options.steps);
+  if (options.rows < 0) return invalid_argument("AwqOptions::rows is {}; it may be 0 (all) or more", options.rows);
+  return {};
+}
+
+// The output error of round to nearest on weights scaled by each candidate, in the units of the unscaled input.
+std::vector<double> losses_of(std::span<const DenseWeight* const> layers, const GridOptions& grid, int64_t at_most,
+                              const LayerStatistics& statistics, const std::vector<std::vector<float>>& candidates) {
+  const int64_t k = statistics.k;
+  const GroupGrid group_grid{grid.symmetric, grid.scale_dtype};
+  std::vector<double> losses(candidates.size(), 0);
+  for (const DenseWeight* layer : layers) {
+    const std::vector<int64_t> rows = judged_rows(layer->n, at_most);
+    const double share = rows.empty() ? 0 : static_cast<double>(layer->n) / static_cast<double>(rows.size());
+    const int64_t count = static_cast<int64_t>(rows.size()), tiles = (count + kRowsPerItem - 1) / kRowsPerItem;
+    std::vector<double> parts(tiles * candidates.size());
+    base::parallel_for(tiles * static_cast<int64_t>(candidates.size()), grid.num_threads, [&](int64_t item) {
+      const int64_t tile = item / static_cast<int64_t>(candidates.size());
+      const std::vector<float>& scales = candidates[item % static_cast<int64_t>(candidates.size())];
+      const int64_t begin = tile * kRowsPerItem, end = std::min(count, begin + kRowsPerItem);
+      std::vector<float> row(k), scaled(k);
+      std::vector<double> errors((end - begin) * k), products;
+      for (int64_t r = begin; r < end; ++r) {
+        read_row(*layer, rows[r], row.data());
+        for (int64_t i = 0; i < k; ++i) scaled[i] = row[i] * scales[i];
+        for (int64_t group = 0; group_span(group, grid.group_size, k).begin < k; ++group) {
+          const GroupSpan span = group_span(group, grid.group_size, k);
+          const auto part = std::span<const float>(scaled).subspan(span.begin, span.size());
+          const rtn::GroupScale scale = scale_for(range_of(part), 1.0f, group_grid);
+          if (scale.overflows) {
+            parts[item] = std::numeric_limits<double>::infinity();
+            return;
+          }
+          for (int64_t i = span.begin; i < span.end; ++i)
+            errors[(r - begin) * k + i] = rounded(scaled[i], scale) / scales[i] - row[i];
+          if (grid.group_size == kPerColumn) break;
+        }
+      }
+      parts[item] = output_error(errors, end - begin, statistics, products);
+    });
+    for (size_t item = 0; item < parts.size(); ++item) losses[item % candidates.size()] += share * parts[item];
+  }
+  return losses;
+}
+
+}  // namespace
+
+Result<AwqScales> search_awq_scales(std::span<const DenseWeight* const> layers, const GridOptions& grid,
+                                    const AwqOptions& options, const LayerStatistics& statistics) {
+  if (Result<void> fine = check(options); !fine) return fine.error();
+  if (layers.empty()) return invalid_argument("AWQ: no layer was given to search scales for");
+  for (const DenseWeight* layer : layers) {
+    if (Result<void> fits = check_same_k(*layer, statistics); !fits) return fits.error();
+    if (Result<QuantizedWeight> fine = quantize::prepare(*layer, grid); !fine) return fine.error();
+  }
+  if (Result<void> fine = validate(statistics); !fine) return fine.error();
+  const int64_t k = statistics.k;
+  AwqScales best;
+  best.scales.assign(k, 1);
+  std::vector<std::vector<float>> candidates = {best.scales};
+  const bool dead = std::all_of(statistics.mean_square.begin(), statistics.mean_square.end(),
+                                [](float x) { return x == 0; });  // also k = 0
+  if (dead) return best;
+  const std::vector<double> weight_sizes = mean_sizes(layers, grid);
+  for (int step = 0; step < options.steps; ++step)
+    candidates.push_back(scales_of(static_cast<double>(step) / options.steps, options.duo, statistics, weight_sizes));
+  const std::vector<double> losses = losses_of(layers, grid, options.rows, statistics, candidates);
+  best.loss = best.unscaled_loss = losses[0];
+  for (size_t i = 1; i < losses.size(); ++i) {
+    const auto usable = [](float scale) { return std::isfinite(scale) && scale >= FLT_MIN; };
+    if (!(losses[i] < best.loss) || !std::all_of(candidates[i].begin(), candidates[i].end(), usable)) continue;
+    best.loss = losses[i];
+    best.ratio = static_cast<double>(i - 1) / options.steps;
+    best.scales = candidates[i];
+  }
+  return best;
+}
+
+Result<DenseWeight> scale_columns(const DenseWeight& dense, std::span<const float> scales, int num_threads) {
+  if (static_cast<int64_t>(scales.size()) != dense.k)
+    return invalid_argument("weight '{}' has k = {}, but {} scales were given", dense.name, dense.k, scales.size());
+  DenseWeight scaled{.name = dense.name, .n = dense.n, .k = dense.k, .bias = dense.bias};
+  scaled.values.dtype = DType::kFp32;
+  scaled.values.resize(dense.n * dense.k);
+  std::atomic<int64_t> bad{rtn::kNoFault};
+  base::parallel_for((dense.n + kRowsPerItem - 1) / kRowsPerItem, num_threads, [&](int64_t item) {
+    std::vector<float> row(dense.k);
+    for (int64_t n = item * kRowsPerItem; n < std::min(dense.n, (item + 1) * kRowsPerItem); ++n) {
+      read_row(dense, n, row.data());
+      for (int64_t i = 0; i < dense.k; ++i) {
+        row[i] *= scales[i];
+        if (!std::isfinite(row[i])) lower(bad, n * dense.k + i);
+        scaled.values.set_bits(n * dense.k + i, rtn::bits_of(row[i]));
+      }
+    }
+  });
+  if (bad != rtn::kNoFault)
+    return invalid_data("weight '{}': values[{}, {}] = {} times its scale {} is no finite fp32 number", dense.name,
+                        bad / dense.k, bad % dense.k, dense.values.at(bad), scales[bad % dense.k]);
+  return scaled;
+}
+
+Result<LayerStatistics> scale_input(const LayerStatistics& statistics, std::span<const float> scales) {
+  const int64_t k = statistics.k;
+  if (static_cast<int64_t>(scales.size()) != k)
+    return invalid_argument("statistics of '{}' are those of {} inputs, but {} scales were given", statistics.layer, k,
+                            scales.size());
+  LayerStatistics scaled = statistics;
+  const auto divide = [&](float& value, int64_t i, int64_t j) {
+    value = static_cast<float>(value / (static_cast<double>(scales[i]) * scales[j]));
+    return std::isfinite(value);
+  };
+  for (int64_t i = 0; i < k; ++i) {
+    bool finite = divide(scaled.mean_square[i], i, i);
+    for (int64_t j = 0; j < k && !scaled.hessian.empty(); ++j) finite &= divide(scaled.hessian[i * k + j], i, j);
+    if (!finite)
+      return invalid_data("statistics of '{}': divided by the scale {} of input {} they leave the range of fp32",
+                          statistics.layer, scales[i], i);
+  }
+  return scaled;
+}
+
+Result<QuantizedWeight> quantize_clipped(const DenseWeight& dense, const GridOptions& grid, int clip_steps,
+                                         const LayerStatistics& statistics) {
+  constexpr int kMaxSteps = 20;  // of a twentieth
+  if (clip_steps < 1 || clip_steps > kMaxSteps)
+    return invalid_argument("clip_steps is {}; it may be 1 to {}", clip_steps, kMaxSteps);
+  if (Result<void> fine = check_fits(dense, statistics); !fine) return fine.error();
+  Result<QuantizedWeight> prepared = quantize::prepare(dense, grid);
+  if (!prepared || prepared->codes.empty()) return prepared;
+  QuantizedWeight weight = std::move(*prepared);
+  const int64_t k = weight.k, groups = weight.groups();
+  const GroupGrid group_grid{grid.symmetric, grid.scale_dtype};
+  std::atomic<int64_t> bad_group{rtn::kNoFault};
+  base::parallel_for((weight.n + kRowsPerItem - 1) / kRowsPerItem, grid.num_threads, [&](int64_t item) {
+    std::vector<float> row(k);
+    std::vector<double> errors, products;
+    for (int64_t n = item * kRowsPerItem; n < std::min(weight.n, (item + 1) * kRowsPerItem); ++n) {
+      read_row(dense, n, row.data());
+      for (int64_t group = 0; group < groups; ++group) {
+        const GroupSpan span = group_span(group, grid.group_size, k);
+        const auto part = std::span<const float>(row).subspan(span.begin, span.size());
+        const rtn::Range range = range_of(part);
+        rtn::GroupScale best;
+        double least = 0;
+        for (int step = 0; step < clip_steps; ++step) {
+          const rtn::GroupScale scale = scale_for(range, static_cast<float>(kMaxSteps - step) / kMaxSteps, group_grid);
+          errors.resize(span.size());
+          for (int64_t i = 0; i < span.size(); ++i) errors[i] = rounded(part[i], scale) - part[i];
+          double loss = 0;
+          if (statistics.hessian.empty()) {
+            for (int64_t i = 0; i < span.size(); ++i)
+              loss += errors[i] * errors[i] * statistics.mean_square[span.begin + i];
+          } else {
+            products.assign(span.size(), 0);
+            multiply_add(errors.data(), span.size(), statistics.hessian.data() + span.begin * k + span.begin, k,
+                         products.data(), span.size(), 1, span.size(), span.size());
+            for (int64_t i = 0; i < span.size(); ++i) loss += errors[i] * products[i];
+          }
+          if (step == 0 || loss < least) best = scale, least = loss;
+          if (scale.scale == 0 || scale.overflows) break;
+        }
+        const int64_t index = n * groups + group;
+        if (best.overflows) {
+          lower(bad_group, index);
+          continue;
+        }
+        encode_group(part, best, weight.codes.data() + n * k + span.begin);
+        weight.scales.set_bits(index, best.bits);
+        if (!grid.symmetric) weight.int_zeros[index] = static_cast<uint8_t>(best.zero);
+      }
+    }
+  });
+  if (bad_group != rtn::kNoFault) return scale_overflow(dense, grid, bad_group);
+  return weight;
+}
+
+Result<double> relative_output_error(const DenseWeight& dense, const QuantizedWeight& weight,
+                                     const LayerStatistics& statistics, int num_threads) {
+  if (Result<void> fine = check_fits(dense, statistics); !fine) return fine.error();
+  if (Result<void> fine = validate(weight); !fine) return fine.error();
+  if (weight.n != dense.n || weight.k != dense.k)
+    return invalid_argument("weight '{}' is {} x {}, but its quantized form is {} x {}", dense.name, dense.n, dense.k,
+                            weight.n, weight.k);
+  const std::vector<float> values = dequantize(weight);
+  const int64_t k = dense.k, tiles = (dense.n + kRowsPerItem - 1) / kRowsPerItem;
+  std::vector<double> errors(tiles), sizes(tiles);
+  base::parallel_for(tiles, num_threads, [&](int64_t tile) {
+    const int64_t begin = tile * kRowsPerItem, end = std::min(dense.n, begin + kRowsPerItem);
+    std::vector<float> row(k);
+    std::vector<double> difference((end - begin) * k), whole((end - begin) * k), products;
+    for (int64_t n = begin; n < end; ++n) {
+      read_row(dense, n, row.data());
+      for (int64_t i = 0; i < k; ++i) {
+        whole[(n - begin) * k + i] = row[i];
+        difference[(n - begin) * k + i] = static_cast<double>(values[n * k + i]) - row[i];
+      }
+    }
+    errors[tile] = output_error(difference, end - begin, statistics, products);
+    sizes[tile] = output_error(whole, end - begin, statistics, products);
+  });
+  double error = 0, size = 0;
+  for (int64_t tile = 0; tile < tiles; ++tile) error += errors[tile], size += sizes[tile];
+  return size > 0 ? error / size : 0.0;
+}
+
+}  // namespace nybble

@@ -1,0 +1,77 @@
+"""convert: from what quantize writes to every format and to plain weights, and what is refused."""
+import json
+import unittest
+
+from harness import LAYERS, Case, read_header, run, write_model
+
+
+class Convert(Case):
+    def setUp(self):
+        super().setUp()
+        self.model = self.folder / "4bit"
+        self.expect(run("quantize", write_model(self.folder / "model", "F16", shards=2), "--out", self.model, "--group", "64"), 0)
+        self.out = self.folder / "out"
+
+    def convert(self, to, *options):
+        return self.expect(run("convert", self.model, "--to", to, "--out", self.out, "--json", *options), 0).json
+
+    def settings(self):
+        return json.loads((self.out / "config.json").read_text()).get("quantization_config")
+
+    def test_every_target(self):
+        suffixes = {"dense": {".weight"}, "compressed-tensors": {".weight_packed", ".weight_scale", ".weight_shape"},
+                    "gptq": {".qweight", ".qzeros", ".scales", ".g_idx"}, "awq": {".qweight", ".qzeros", ".scales"}}
+        for to, expected in suffixes.items():
+            done = self.convert(to, "--force")
+            self.assertEqual(sorted(done["converted"]), sorted(LAYERS))
+            tensors = {}
+            for shard in self.out.glob("*.safetensors"):
+                tensors.update(read_header(shard)[1])
+            for layer in LAYERS:
+                found = {name[len(layer):] for name in tensors if name.startswith(layer + ".") and not name.endswith(".bias")}
+                self.assertEqual(found, expected, f"{to} {layer}")
+            self.assertIn("encoder.layer.0.query.bias", tensors)
+            method = (self.settings() or {}).get("quant_method", "dense")
+            self.assertEqual(method, to)
+
+    def test_dense_is_what_was_quantized(self):
+        self.convert("dense", "--dtype", "bf16")
+        again = self.folder / "again"
+        self.expect(run("quantize", self.out, "--out", again, "--group", "64"), 0)
+        self.expect(run("verify", again, "--against", self.out), 0)
+        self.expect(run("convert", self.out, "--to", "awq", "--out", self.folder / "x"), 2, "nybble quantize")
+
+    def test_exclude_shards_and_resume(self):
+        done = self.convert("gptq", "--exclude", "layer.1", "--shard-size", "20KB")
+        self.assertIn("encoder.layer.1.dense", done["dense"])
+        self.assertGreater(len(list(self.out.glob("*.safetensors"))), 1)
+        again = self.convert("gptq", "--exclude", "layer.1", "--shard-size", "20KB", "--resume")
+        self.assertEqual(again["kept_shards"], len(list(self.out.glob("*.safetensors"))))
+
+    def test_packed_files(self):
+        done = self.convert("nybble", "--exclude", "layer.1")
+        self.assertEqual(sorted(done["converted"]), ["encoder.layer.0.dense", "encoder.layer.0.query"])
+        self.assertEqual(done["dense"], ["encoder.layer.1.dense"])
+        manifest = json.loads((self.out / "manifest.json").read_text())
+        for layer in manifest["layers"]:
+            self.assertEqual((layer["n"], layer["k"]), LAYERS[layer["name"]])
+            self.assertEqual((self.out / layer["file"]).stat().st_size, layer["bytes"])
+            self.expect(run("verify", self.out / layer["file"], "--device", "cpu"), 0)
+        tensors = {}
+        for shard in (self.out / manifest["model"]).glob("*.safetensors"):
+            tensors.update(read_header(shard)[1])
+        self.assertIn("encoder.layer.0.query.bias", tensors)
+        self.assertIn("encoder.layer.1.dense.weight", tensors)
+        self.assertEqual(self.convert("nybble", "--exclude", "layer.1", "--resume")["kept_layers"], 2)
+        self.expect(run("convert", self.model, "--to", "nybble", "--out", self.out), 2, "is not empty")
+
+    def test_wrong_requests(self):
+        self.expect(run("convert", self.model, "--to", "nothing", "--out", self.out), 2, "--to")
+        self.expect(run("convert", self.model, "--to", "dense", "--out", self.model), 2, "input folder")
+        self.expect(run("convert", self.model, "--to", "dense", "--out", self.out, "--scale-dtype", "bf16"), 2, "dense")
+        self.convert("dense")
+        self.expect(run("convert", self.model, "--to", "dense", "--out", self.out), 2, "is not empty")
+
+
+if __name__ == "__main__":
+    unittest.main()

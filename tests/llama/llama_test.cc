@@ -1,0 +1,379 @@
+// The example program against a forward pass in double precision and the tokenizers library (tests/data/make_llama.py),
+// and, where it was fetched, on SmolLM2.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "chat.h"
+#include "collect.h"
+#include "generate.h"
+#include "perplexity.h"
+#include "pre_tokenizer.h"
+#include "support/temp_folder.h"
+
+namespace llama {
+namespace {
+
+using nybble::testing::read_text;
+using nybble::testing::TempFolder;
+using nybble::testing::write_text;
+using ::testing::HasSubstr;
+
+const std::string kData = NYBBLE_SOURCE_DIR "/tests/data/";
+const std::string kTiny = kData + "llama_tiny/model.gguf";
+const std::string kSmolLm2 = NYBBLE_SOURCE_DIR "/.deps/models/SmolLM2-135M-Instruct/model.gguf";
+
+template <class T> std::vector<T> tensor_of(const std::string& file, const std::string& name) {
+  const auto checkpoint = nybble::open_checkpoint(file);
+  EXPECT_TRUE(checkpoint) << checkpoint.error().message;
+  const auto bytes = (*checkpoint)->read_other_tensor(name);
+  EXPECT_TRUE(bytes) << bytes.error().message;
+  std::vector<T> values(bytes->size() / sizeof(T));
+  std::memcpy(values.data(), bytes->data(), bytes->size());
+  return values;
+}
+template <class T> std::vector<T> expected(const std::string& name) {
+  return tensor_of<T>(kData + "llama_tiny/expected.safetensors", name);
+}
+
+std::unique_ptr<Decoder> tiny(bool dense = false, int threads = 2, ActObserver observer = {}) {
+  DecoderOptions options;
+  options.dense = dense;
+  options.num_threads = threads;
+  options.observer = std::move(observer);
+  auto decoder = make_cpu_decoder(kTiny, options);
+  EXPECT_TRUE(decoder) << decoder.error().message;
+  return std::move(*decoder);
+}
+
+Tokenizer tokenizer_of(const std::string& model) {
+  const auto metadata = nybble::GgufMetadata::read(model);
+  EXPECT_TRUE(metadata) << metadata.error().message;
+  auto tokenizer = Tokenizer::from_gguf(*metadata);
+  EXPECT_TRUE(tokenizer) << tokenizer.error().message;
+  return std::move(*tokenizer);
+}
+
+// ---- Tokenizer -----------------------------------------------------------------------------------------------------
+
+void expect_cases(const Tokenizer& tokenizer, const std::string& file) {
+  const auto cases = nlohmann::json::parse(read_text(file));
+  ASSERT_GE(cases.size(), 30u);
+  for (const auto& one : cases) {
+    const auto text = one.at("text").get<std::string>();
+    SCOPED_TRACE(one.at("text").dump());
+    const auto tokens = tokenizer.encode(text, true);
+    ASSERT_TRUE(tokens) << tokens.error().message;
+    EXPECT_EQ(*tokens, one.at("tokens").get<std::vector<int32_t>>());
+    EXPECT_EQ(tokenizer.decode(*tokens, true), text);
+  }
+}
+
+TEST(Tokenizer, TokensAreThoseOfTheTokenizersLibrary) {
+  expect_cases(tokenizer_of(kTiny), kData + "llama_tiny/tokenizer_cases.json");
+}
+
+TEST(Tokenizer, SmolLm2TokensAreThoseOfTheTokenizersLibrary) {
+  if (!std::filesystem::exists(kSmolLm2)) GTEST_SKIP() << "SmolLM2 is not here; scripts/fetch_chat_model.sh fetches it";
+  expect_cases(tokenizer_of(kSmolLm2), kData + "smollm2_tokenizer_cases.json");
+}
+
+TEST(Tokenizer, NamesOfSpecialTokensAreTextUnlessAskedFor) {
+  const Tokenizer tokenizer = tokenizer_of(kTiny);
+  const std::string text = "a<|im_end|>b";
+  const auto plain = tokenizer.encode(text, false), special = tokenizer.encode(text, true);
+  EXPECT_EQ(special->size(), 3u);
+  EXPECT_EQ((*special)[1], *tokenizer.find("<|im_end|>"));
+  EXPECT_GT(plain->size(), 3u);
+  for (const int32_t token : *plain) EXPECT_FALSE(tokenizer.is_special(token));
+  EXPECT_EQ(tokenizer.decode(*plain), text);
+  EXPECT_EQ(tokenizer.decode(*special), "ab");
+}
+
+TEST(Tokenizer, RefusesWhatIsNotUtf8) {
+  const Tokenizer tokenizer = tokenizer_of(kTiny);
+  for (const char* text : {"ab\xFF", "ab\xC0\x80", "ab\xED\xA0\x80", "ab\xE2\x82", "ab\xF4\x90\x80\x80", "ab\x80"}) {
+    const auto tokens = tokenizer.encode(text, false);
+    ASSERT_FALSE(tokens) << text;
+    EXPECT_THAT(tokens.error().message, HasSubstr("byte 2 of the text is not UTF-8"));
+  }
+  EXPECT_EQ(first_invalid_utf8("\xF4\x8F\xBF\xBF\xEF\xBF\xBF\xDF\xBF"), 9u);
+}
+
+TEST(Tokenizer, ALongWordTakesNoSquareTime) {
+  const Tokenizer tokenizer = tokenizer_of(kTiny);
+  const std::string text(300'000, 'a');
+  const auto tokens = tokenizer.encode(text, false);
+  ASSERT_TRUE(tokens) << tokens.error().message;
+  EXPECT_EQ(tokenizer.decode(*tokens), text);
+}
+
+TEST(Chat, IsWrittenAsTheTemplateSays) {
+  const auto metadata = nybble::GgufMetadata::read(kTiny);
+  const Tokenizer tokenizer = tokenizer_of(kTiny);
+  const auto tokens = chat_tokens(*metadata, tokenizer, {std::nullopt, "Hi <|im_end|>"});
+  ASSERT_TRUE(tokens) << tokens.error().message;
+  EXPECT_EQ(
+      tokenizer.decode(*tokens, true),
+      "<|im_start|>system\nBe brief<|im_end|>\n<|im_start|>user\nHi <|im_end|><|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(std::count(tokens->begin(), tokens->end(), *tokenizer.find("<|im_end|>")), 2);
+  const auto own = chat_tokens(*metadata, tokenizer, {"Be long", "Hi"});
+  EXPECT_THAT(tokenizer.decode(*own, true), HasSubstr("<|im_start|>system\nBe long<|im_end|>"));
+}
+
+// ---- Forward pass --------------------------------------------------------------------------------------------------
+
+// 15 layers of sums of at most 64 fp32 products in a chain, each off by at most 64 * 2^-24 of its operands' size: 2^-13
+// of the largest logit leaves a factor of two.
+constexpr float kForwardTolerance = 0x1p-13f;
+
+void expect_close(std::span<const float> got, std::span<const float> want) {
+  ASSERT_EQ(got.size(), want.size());
+  float most = 0, off = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    most = std::max(most, std::abs(want[i]));
+    off = std::max(off, std::abs(got[i] - want[i]));
+  }
+  EXPECT_GT(most, 0.5f);
+  EXPECT_LE(off, kForwardTolerance * most);
+}
+
+TEST(Forward, LogitsAreThoseOfADoublePrecisionForwardPass) {
+  const auto tokens = expected<int32_t>("tokens");
+  const auto want = expected<float>("logits");
+  for (const bool dense : {false, true}) {
+    SCOPED_TRACE(dense ? "dense" : "4 bit");
+    const auto decoder = tiny(dense);
+    const auto logits = decoder->append(tokens, LogitsOf::kAll);
+    ASSERT_TRUE(logits) << logits.error().message;
+    expect_close(std::span(*logits).last(want.size()), want);
+    EXPECT_EQ(decoder->length(), 24);
+  }
+}
+
+TEST(Forward, TokenByTokenIsTheSameAsAllAtOnce) {
+  const auto tokens = expected<int32_t>("tokens");
+  const auto decoder = tiny(true);
+  const auto at_once = decoder->append(tokens, LogitsOf::kAll);
+  decoder->truncate(0);
+  std::vector<float> one_by_one;
+  for (const int32_t token : tokens) {
+    const auto logits = decoder->append({&token, 1}, LogitsOf::kLast);
+    ASSERT_TRUE(logits) << logits.error().message;
+    one_by_one.insert(one_by_one.end(), logits->begin(), logits->end());
+  }
+  EXPECT_EQ(one_by_one, *at_once);  // in the dense path a token's sums do not depend on its company
+  decoder->truncate(20);
+  const auto again = decoder->append(std::span(tokens).subspan(20), LogitsOf::kLast);
+  EXPECT_TRUE(std::equal(again->begin(), again->end(), at_once->end() - decoder->vocabulary()));
+}
+
+TEST(Forward, ThreadsDoNotChangeABit) {
+  const auto tokens = expected<int32_t>("tokens");
+  EXPECT_EQ(*tiny(false, 1)->append(tokens, LogitsOf::kAll), *tiny(false, 3)->append(tokens, LogitsOf::kAll));
+}
+
+TEST(Forward, RefusesWhatItCannotDo) {
+  const auto decoder = tiny();
+  const std::vector<int32_t> strange = {5, 100000}, negative = {-1}, many(65, 5);
+  EXPECT_THAT(decoder->append(strange, LogitsOf::kLast).error().message, HasSubstr("token 100000 is none of"));
+  EXPECT_THAT(decoder->append(negative, LogitsOf::kLast).error().message, HasSubstr("token -1 is none of"));
+  EXPECT_THAT(decoder->append(many, LogitsOf::kLast).error().message,
+              HasSubstr("do not fit into the model's context of 64"));
+  DecoderOptions options;
+  options.weights = kData + "ct_group_symmetric";
+  EXPECT_THAT(make_cpu_decoder(kTiny, options).error().message, HasSubstr("holds none of the model's layers"));
+}
+
+TEST(Forward, WeightsComeFromAnotherCheckpoint) {
+  // The embedding alone, ten times as large: the norm before the first block takes the factor out of what the blocks
+  // see, so it must come through in the logits.
+  const TempFolder folder;
+  const auto checkpoint = nybble::open_checkpoint(kTiny);
+  const auto embedding = (*checkpoint)->read_dense("token_embd");
+  std::vector<float> larger(embedding->values.size());
+  for (size_t i = 0; i < larger.size(); ++i) larger[i] = 10 * embedding->values.at(i);
+  const std::string header =
+      nlohmann::json{
+          {"token_embd.weight",
+           {{"dtype", "F32"}, {"shape", {embedding->n, embedding->k}}, {"data_offsets", {0, larger.size() * 4}}}}}
+          .dump();
+  const uint64_t length = header.size();
+  write_text(folder / "model.safetensors",
+             std::string(reinterpret_cast<const char*>(&length), 8) + header +
+                 std::string(reinterpret_cast<const char*>(larger.data()), larger.size() * 4));
+  DecoderOptions options;
+  options.weights = folder.path();
+  const auto decoder = make_cpu_decoder(kTiny, options);
+  ASSERT_TRUE(decoder) << decoder.error().message;
+  EXPECT_THAT((*decoder)->describe(), HasSubstr("1 of them from"));
+  const auto tokens = expected<int32_t>("tokens");
+  EXPECT_NE(*(*decoder)->append(tokens, LogitsOf::kLast), *tiny()->append(tokens, LogitsOf::kLast));
+}
+
+// ---- What is made of it --------------------------------------------------------------------------------------------
+
+TEST(Generate, GreedyTextIsTheDenseModelsAndSeedsRepeat) {
+  const Tokenizer tokenizer = tokenizer_of(kTiny);
+  const auto prompt = *tokenizer.encode("The quick", true);
+  GenerateOptions options;
+  options.tokens = 40;
+  std::vector<int32_t> seen;
+  const auto decoder = tiny();
+  const auto four_bit = generate(*decoder, tokenizer, prompt, options, [&](int32_t token) { seen.push_back(token); });
+  ASSERT_TRUE(four_bit) << four_bit.error().message;
+  EXPECT_EQ(seen, four_bit->tokens);
+  EXPECT_GT(seen.size(), 0u);
+  const auto dense = generate(*tiny(true), tokenizer, prompt, options, [](int32_t) {});
+  EXPECT_EQ(dense->tokens, four_bit->tokens);
+
+  options.temperature = 1.5;
+  options.seed = 7;
+  const auto one = generate(*tiny(), tokenizer, prompt, options, [](int32_t) {});
+  const auto two = generate(*tiny(), tokenizer, prompt, options, [](int32_t) {});
+  options.seed = 8;
+  const auto three = generate(*tiny(), tokenizer, prompt, options, [](int32_t) {});
+  EXPECT_EQ(one->tokens, two->tokens);
+  EXPECT_NE(one->tokens, three->tokens);
+  EXPECT_THAT(generate(*decoder, tokenizer, {}, options, [](int32_t) {}).error().message, HasSubstr("prompt"));
+}
+
+TEST(Perplexity, OfOneWindowIsThatOfItsLogits) {
+  const auto tokens = expected<int32_t>("tokens");
+  const auto decoder = tiny(true), against = tiny(true);
+  const auto result = measure_perplexity(*decoder, against.get(), tokens, {.context = 24, .stride = 12}, {});
+  ASSERT_TRUE(result) << result.error().message;
+  decoder->truncate(0);
+  const auto logits = *decoder->append(tokens, LogitsOf::kAll);
+  double nll = 0;
+  for (size_t row = 0; row + 1 < tokens.size(); ++row) {
+    double sum = 0;
+    const float* at = logits.data() + row * static_cast<size_t>(decoder->vocabulary());
+    for (int64_t i = 0; i < decoder->vocabulary(); ++i) sum += std::exp(static_cast<double>(at[i]));
+    nll += std::log(sum) - at[tokens[row + 1]];
+  }
+  EXPECT_EQ(result->scored, 23);
+  EXPECT_NEAR(result->mean_nll, nll / 23, 1e-6);
+  EXPECT_NEAR(result->perplexity, std::exp(nll / 23), 1e-5 * std::exp(nll / 23));
+  EXPECT_NEAR(result->mean_kl, 0, 1e-9);
+  EXPECT_EQ(result->top1_agreement, 1.0);
+  EXPECT_NEAR(result->other_perplexity, result->perplexity, 1e-9);
+}
+
+TEST(Perplexity, EveryTokenIsScoredOnceWhateverTheWindows) {
+  const auto tokens = expected<int32_t>("tokens");
+  const auto decoder = tiny();
+  for (const PerplexityOptions options : {PerplexityOptions{8, 4}, {8, 7}, {5, 1}, {2, 1}, {64, 63}, {24, 5}}) {
+    const auto result = measure_perplexity(*decoder, nullptr, tokens, options, {});
+    ASSERT_TRUE(result) << result.error().message;
+    EXPECT_EQ(result->scored, 23) << options.context << " " << options.stride;
+    EXPECT_TRUE(std::isfinite(result->perplexity));
+  }
+  EXPECT_FALSE(measure_perplexity(*decoder, nullptr, tokens, {8, 8}, {}));
+  EXPECT_FALSE(measure_perplexity(*decoder, nullptr, std::span(tokens).first(1), {8, 4}, {}));
+}
+
+TEST(Collect, HessiansAreThoseOfADoublePrecisionForwardPass) {
+  const TempFolder folder;
+  const auto tokens = expected<int32_t>("tokens");
+  HessianCollector collector(2);
+  const auto decoder =
+      tiny(false, 2, [&](const std::vector<std::string>& layers, const float* act, int64_t m, int64_t k) {
+        collector.observe(layers, act, m, k);
+      });
+  const auto ran = run_text(*decoder, tokens, 24, {});
+  ASSERT_TRUE(ran) << ran.error().message;
+  const std::string path = folder / "stats.safetensors";
+  ASSERT_TRUE(collector.write(path));
+  for (const char* layer : {"blk.0.attn_q", "blk.1.ffn_down"}) {
+    const std::string name = std::string(layer) + ".hessian";
+    expect_close(tensor_of<float>(path, name), expected<float>(name));
+  }
+  const std::string file = read_text(path);
+  uint64_t length = 0;
+  std::memcpy(&length, file.data(), sizeof length);
+  const auto metadata = nlohmann::json::parse(file.substr(8, length)).at("__metadata__");
+  EXPECT_EQ(metadata.at("nybble.statistics"), "1");
+  EXPECT_EQ(metadata.at("tokens.blk.0.attn_k"), "24");
+  EXPECT_EQ(metadata.at("same_input.blk.0.attn_k"), "blk.0.attn_q");
+  EXPECT_EQ(metadata.at("same_input.blk.1.ffn_up"), "blk.1.ffn_gate");
+  EXPECT_FALSE(metadata.contains("same_input.blk.1.ffn_down"));
+  EXPECT_EQ(collector.write(folder / "none/stats.safetensors").error().code, ErrorCode::kIo);
+}
+
+// The program: exit status and what it printed on both streams.
+std::pair<int, std::string> run_program(const std::string& arguments) {
+  FILE* pipe = ::popen((std::string(NYBBLE_LLAMA) + " " + arguments + " 2>&1").c_str(), "r");
+  std::string output;
+  char piece[4096];
+  for (size_t count; (count = std::fread(piece, 1, sizeof piece, pipe)) > 0;) output.append(piece, count);
+  return {WEXITSTATUS(::pclose(pipe)), output};
+}
+
+TEST(Program, CommandsWork) {
+  const TempFolder folder;
+  write_text(folder / "text.txt", "The quick brown fox jumps over the lazy dog. 12345 1,234.56");
+  const auto [status, output] = run_program("generate " + kTiny + " --prompt 'The quick' -n 5");
+  EXPECT_EQ(status, 0) << output;
+  EXPECT_THAT(output, HasSubstr("The quick"));
+  EXPECT_THAT(output, HasSubstr("tokens/s"));
+  const auto [chat_status, chat_output] = run_program("generate " + kTiny + " --prompt Hi --chat -n 5");
+  EXPECT_EQ(chat_status, 0) << chat_output;
+  const auto [perplexity_status, perplexity_output] = run_program(
+      "perplexity " + kTiny + " --text " + folder.path() + "/text.txt --context 16 --stride 8 --against " + kTiny);
+  EXPECT_EQ(perplexity_status, 0) << perplexity_output;
+  EXPECT_THAT(perplexity_output, HasSubstr("top-1 agreement   1.0000"));
+  const auto [collect_status, collect_output] = run_program("collect " + kTiny + " --text " + folder.path() +
+                                                            "/text.txt --out " + folder.path() + "/s.safetensors");
+  EXPECT_EQ(collect_status, 0) << collect_output;
+  EXPECT_TRUE(std::filesystem::exists(folder / "s.safetensors"));
+  const auto [wrong_status, wrong_output] = run_program("generate " + kData + "gguf_q4_0/model.gguf --prompt x");
+  EXPECT_EQ(wrong_status, 1);
+  EXPECT_THAT(wrong_output, HasSubstr("has no key 'tokenizer.ggml.model'"));
+}
+
+// ---- The real model ------------------------------------------------------------------------------------------------
+
+// Greedy text in 4 bits is the dense model's for 200 tokens. Both sum the same exact products in fp32 in another order;
+// logits of size up to 40 after 30 blocks differ by less than 2^-10 of that, so a choice may only fall otherwise where
+// the two likeliest tokens are closer than twice this.
+TEST(SmolLm2, GreedyTextIsTheDenseModels) {
+  if (!std::filesystem::exists(kSmolLm2)) GTEST_SKIP() << "SmolLM2 is not here; scripts/fetch_chat_model.sh fetches it";
+  constexpr float kMargin = 2 * 40 * 0x1p-10f;
+  const auto metadata = nybble::GgufMetadata::read(kSmolLm2);
+  const Tokenizer tokenizer = tokenizer_of(kSmolLm2);
+  const auto prompt = chat_tokens(*metadata, tokenizer, {std::nullopt, "Tell me a long story about a lighthouse."});
+  ASSERT_TRUE(prompt) << prompt.error().message;
+  GenerateOptions options;
+  options.tokens = 200;
+  std::vector<Generated> texts;
+  for (const bool dense : {false, true}) {
+    DecoderOptions how;
+    how.dense = dense;
+    const auto decoder = make_cpu_decoder(kSmolLm2, how);
+    ASSERT_TRUE(decoder) << decoder.error().message;
+    auto generated = generate(**decoder, tokenizer, *prompt, options, [](int32_t) {});
+    ASSERT_TRUE(generated) << generated.error().message;
+    texts.push_back(std::move(*generated));
+  }
+  ASSERT_GE(texts[0].tokens.size(), 50u);
+  const auto& [four_bit, dense] = std::tie(texts[0], texts[1]);
+  const size_t common = std::min(four_bit.tokens.size(), dense.tokens.size());
+  const auto first = std::mismatch(four_bit.tokens.begin(), four_bit.tokens.begin() + static_cast<ptrdiff_t>(common),
+                                   dense.tokens.begin())
+                         .first -
+                     four_bit.tokens.begin();
+  if (four_bit.tokens != dense.tokens) {
+    ASSERT_LT(static_cast<size_t>(first), common) << "one text is the beginning of the other";
+    EXPECT_LT(dense.margins[first], kMargin) << "at token " << first;
+  }
+}
+
+}  // namespace
+}  // namespace llama
