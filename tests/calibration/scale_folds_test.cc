@@ -173,8 +173,7 @@ TEST(ScaleFolds, TheWrittenModelHasThem) {
   const Model model = Model::llama();
   model.write(folder);
   const std::string block = kBlock, out = folder / "out";
-  // down stays dense: its columns are scaled where it is copied.
-  const QuantizeModelOptions choice{.exclude = {"gate_proj", "up_proj"}};
+  const QuantizeModelOptions choice{.exclude = {"gate_proj", "up_proj", "k_proj"}};
   const StatisticsFile statistics = write_statistics(folder);
   const ScaleFolds folds = *ScaleFolds::search(folder / "model", choice, statistics, kGrid, {}, {});
   EXPECT_THAT(folded_from(folds),
@@ -199,10 +198,12 @@ TEST(ScaleFolds, TheWrittenModelHasThem) {
   EXPECT_EQ(floats(block + "post_attention_layernorm.weight"),
             model.tensors.at(block + "post_attention_layernorm.weight").second);
   EXPECT_EQ(floats("model.embed_tokens.weight"), model.tensors.at("model.embed_tokens.weight").second);
-  // up is not quantized, but its rows are divided by down's scales.
-  EXPECT_EQ(read->read_dense(block + "mlp.up_proj")->values,
-            folds.apply(dense(model, block + "mlp.up_proj"), 0)->values);
-  EXPECT_NE(read->read_dense(block + "mlp.up_proj")->values, dense(model, block + "mlp.up_proj").values);
+  // What is copied beside them: k, whose columns take q's and v's scales, and up, whose rows are divided by down's.
+  for (const char* layer : {"self_attn.k_proj", "mlp.up_proj"}) {
+    const DenseWeight was = dense(model, block + layer);
+    EXPECT_EQ(read->read_dense(block + layer)->values, folds.apply(was, 0)->values) << layer;
+    EXPECT_NE(read->read_dense(block + layer)->values, was.values) << layer;
+  }
   EXPECT_EQ(read->read_dense(block + "mlp.gate_proj")->values, dense(model, block + "mlp.gate_proj").values);
   for (const char* layer : {"self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"})
     EXPECT_EQ(read->read_quantized(block + layer)->codes, (*quantizer(dense(model, block + layer))).codes) << layer;
