@@ -105,7 +105,8 @@ Run add_quantize(CLI::App& app, Output& output) {
       ->check(CLI::IsMember({"bf16", "fp16"}));
   app.add_flag("--resume", options->model.resume, "Keep the shards that an interrupted run finished");
   app.add_flag("--force", options->model.force, "Write into a folder that is not empty");
-  app.add_option("--device", options->device, "Where to quantize: cpu or cuda; the result is the same, bit for bit")
+  app.add_option("--device", options->device,
+                 "Where to quantize: cpu or, rtn only, cuda; the result is the same, bit for bit")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   app.add_option("--threads", options->threads, "CPU threads; 0: all cores")
