@@ -41,5 +41,7 @@ struct DecoderOptions {
 };
 
 Result<std::unique_ptr<Decoder>> make_cpu_decoder(const std::string& model, const DecoderOptions& options);
+// On the first GPU, a Hopper. Neither `dense` nor `observer`: these are the CPU's.
+Result<std::unique_ptr<Decoder>> make_cuda_decoder(const std::string& model, const DecoderOptions& options);
 
 }  // namespace llama

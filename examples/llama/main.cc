@@ -18,7 +18,7 @@ namespace {
 struct Options {
   std::string model;
   std::optional<std::string> weights, against, system;
-  bool dense = false, chat = false;
+  bool dense = false, chat = false, cuda = false;
   int threads = 0;
   std::string prompt, text, out;
   int64_t max_tokens = 0;  // of the text; 0: all
@@ -55,7 +55,8 @@ Result<Opened> open(const Options& options, ActObserver observer = {}) {
   how.dense = options.dense;
   how.num_threads = options.threads;
   how.observer = std::move(observer);
-  Result<std::unique_ptr<Decoder>> decoder = make_cpu_decoder(options.model, how);
+  Result<std::unique_ptr<Decoder>> decoder =
+      options.cuda ? make_cuda_decoder(options.model, how) : make_cpu_decoder(options.model, how);
   if (!decoder) return decoder.error();
   fmt::print(stderr, "{}\n", (*decoder)->describe());
   return Opened{std::move(*metadata), std::move(*tokenizer), std::move(*decoder)};
@@ -163,6 +164,7 @@ int run(int argc, char** argv) {
     return sub;
   };
   CLI::App* generate = command("generate", "continue a text, or answer in a chat", run_generate);
+  std::string device = "cpu";
   generate->add_option("--prompt,-p", options.prompt, "the text to begin with")->required();
   generate->add_flag("--chat", options.chat, "the prompt is what a user says to the model");
   generate->add_option("--system", options.system, "the system message of a chat; else what the model's template says");
@@ -183,6 +185,10 @@ int run(int argc, char** argv) {
     sub->add_option("--text", options.text, "a UTF-8 text file")->required();
     sub->add_option("--max-tokens", options.max_tokens, "use only the beginning of the text; 0: all");
   }
+  for (CLI::App* sub : {generate, perplexity})
+    sub->add_option("--device", device, "cpu or cuda")
+        ->check(CLI::IsMember({"cpu", "cuda"}))
+        ->each([&](const std::string& name) { options.cuda = name == "cuda"; });
   CLI11_PARSE(app, argc, argv);
   return status;
 }
