@@ -3,40 +3,34 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "decoder.h"
-#include "workers.h"
+#include "nybble/statistics.h"
 
 namespace llama {
 
-// Sums of x x^T over tokens, one matrix for layers that share their input. Sums are fp32, of one piece of text at a
-// time.
+// What a decoder's observer hands to nybble's statistics file: one matrix for layers that share their input.
 class HessianCollector {
  public:
-  explicit HessianCollector(int num_threads) : workers_(num_threads) {}
+  explicit HessianCollector(int num_threads) : num_threads_(num_threads) {}
 
   // To be given to a decoder as its observer.
   void observe(const std::vector<std::string>& layers, const float* act, int64_t m, int64_t k);
 
-  // A statistics file (safetensors): `<layer>.hessian`, F32 [k, k], is the mean over tokens of x x^T; in __metadata__
-  // "nybble.statistics" is "1", "tokens.<layer>" the number of tokens, and "same_input.<layer>" names the layer whose
-  // tensor holds for this one, too.
-  Result<void> write(const std::string& path) const;
+  // The statistics file, or the first error of an observation.
+  nybble::Result<void> write(const std::string& path) const;
 
  private:
-  struct Sums {
-    int64_t k = 0, tokens = 0;
-    std::vector<float> sums;  // [k, k]
-  };
+  nybble::Result<void> add(const std::vector<std::string>& layers, const float* act, int64_t m, int64_t k);
 
-  Workers workers_;
-  std::map<std::string, Sums> layers_;
-  std::map<std::string, std::string> same_input_;  // layer -> the one that has the sums
-  std::vector<float> transposed_;
+  int num_threads_;
+  nybble::StatisticsCollector statistics_;
+  std::set<std::string> declared_;  // the first of the layers that share an input
+  nybble::Result<void> observed_;
 };
 
 // Runs the text through the decoder in windows of `context` tokens that do not overlap.

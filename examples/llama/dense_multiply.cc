@@ -23,7 +23,7 @@ constexpr int kTileM = 4, kTileN = 4;
 // A tile of kTileM (or 1) tokens by kTileN (or 1) output features.
 template <int M, int N>
 [[gnu::always_inline]] inline void multiply_tile(const float* act, const float* weight, int64_t k, float* out,
-                                                 int64_t ld_out, bool accumulate) {
+                                                 int64_t ld_out) {
   Lanes sums[M][N] = {};
   const int64_t whole = k / kLanes * kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) {
@@ -40,7 +40,7 @@ template <int M, int N>
       for (int lane = 0; lane < kLanes; ++lane) sum += sums[m][n][lane];
       for (int64_t i = whole; i < k; ++i) sum += act[m * k + i] * weight[n * k + i];
       float& at = out[m * ld_out + n];
-      at = accumulate ? at + sum : sum;
+      at = sum;
     }
   }
 }
@@ -48,39 +48,39 @@ template <int M, int N>
 // All tokens by output features [begin, end).
 LLAMA_CLONES
 void multiply_features(const float* act, int64_t m, int64_t k, const float* weight, int64_t n, float* out,
-                       bool accumulate, int64_t begin, int64_t end) {
+                       int64_t begin, int64_t end) {
   int64_t token = 0;
   for (; token + kTileM <= m; token += kTileM) {
     int64_t feature = begin;
     for (; feature + kTileN <= end; feature += kTileN)
-      multiply_tile<kTileM, kTileN>(act + token * k, weight + feature * k, k, out + token * n + feature, n, accumulate);
+      multiply_tile<kTileM, kTileN>(act + token * k, weight + feature * k, k, out + token * n + feature, n);
     for (; feature < end; ++feature)
-      multiply_tile<kTileM, 1>(act + token * k, weight + feature * k, k, out + token * n + feature, n, accumulate);
+      multiply_tile<kTileM, 1>(act + token * k, weight + feature * k, k, out + token * n + feature, n);
   }
   for (; token < m; ++token) {
     int64_t feature = begin;
     for (; feature + kTileN <= end; feature += kTileN)
-      multiply_tile<1, kTileN>(act + token * k, weight + feature * k, k, out + token * n + feature, n, accumulate);
+      multiply_tile<1, kTileN>(act + token * k, weight + feature * k, k, out + token * n + feature, n);
     for (; feature < end; ++feature)
-      multiply_tile<1, 1>(act + token * k, weight + feature * k, k, out + token * n + feature, n, accumulate);
+      multiply_tile<1, 1>(act + token * k, weight + feature * k, k, out + token * n + feature, n);
   }
 }
 
 }  // namespace
 
 void dense_multiply(Workers& workers, const float* act, int64_t m, int64_t k, const float* weight, int64_t n,
-                    float* out, bool accumulate) {
+                    float* out) {
   // 64 features of a few thousand inputs stay in the second-level cache while all tokens pass by.
   constexpr int64_t kFeatures = 64;
   workers.run((n + kFeatures - 1) / kFeatures, [&](int64_t item) {
     const int64_t begin = item * kFeatures;
-    multiply_features(act, m, k, weight, n, out, accumulate, begin, std::min(begin + kFeatures, n));
+    multiply_features(act, m, k, weight, n, out, begin, std::min(begin + kFeatures, n));
   });
 }
 
 LLAMA_CLONES float dot(const float* a, const float* b, int64_t count) {
   float sum;
-  multiply_tile<1, 1>(a, b, count, &sum, 1, false);
+  multiply_tile<1, 1>(a, b, count, &sum, 1);
   return sum;
 }
 

@@ -7,10 +7,10 @@
 
 namespace llama {
 
-// out[m, n] = act[m, k] x weight[n, k]^T (+ what `out` holds, with `accumulate`), all row-major. Each element is 16
+// out[m, n] = act[m, k] x weight[n, k]^T, all row-major. Each element is 16
 // fp32 sums over every 16th input feature, added up at the end: the same bits for a token whatever m is.
 void dense_multiply(Workers& workers, const float* act, int64_t m, int64_t k, const float* weight, int64_t n,
-                    float* out, bool accumulate = false);
+                    float* out);
 
 // The sum of a[i] * b[i].
 float dot(const float* a, const float* b, int64_t count);
