@@ -39,8 +39,7 @@ template <int M, int N>
       float sum = 0;
       for (int lane = 0; lane < kLanes; ++lane) sum += sums[m][n][lane];
       for (int64_t i = whole; i < k; ++i) sum += act[m * k + i] * weight[n * k + i];
-      float& at = out[m * ld_out + n];
-      at = sum;
+      out[m * ld_out + n] = sum;
     }
   }
 }
