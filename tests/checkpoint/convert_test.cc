@@ -467,5 +467,40 @@ TEST(Convert, PointsDenseModelsAtQuantize) {
   expect_refused(in, {.target = ModelTarget::kGptq}, "nybble quantize");
 }
 
+// What the converters write is what the readers of those formats read.
+TEST(ConvertRoundTrip, ReadersReadTheSameWeights) {
+  for (const bool zeros : {true, false}) {
+    const TempFolder folder;
+    const TempFolder in;
+    std::vector<TestTensor> tensors;
+    add_layer(tensors, "a", 24, 32, 16, zeros);
+    add_layer(tensors, "l", 16, 64, 16, zeros);
+    write_model(in, tensors, config_of(std::string(R"("g":)") + (zeros ? kZeros16 : kSymmetric16)));
+    const auto original = open_checkpoint(in.path());
+    ASSERT_TRUE(original) << original.error().message;
+    for (const auto& [target, format] : {std::pair{ModelTarget::kCompressedTensors, "compressed-tensors"},
+                                         {ModelTarget::kGptq, "gptq"},
+                                         {ModelTarget::kAwq, "awq"}}) {
+      const std::string out = folder / format;
+      const auto written = convert_model(in.path(), out, {.target = target}, {});
+      ASSERT_TRUE(written) << format << ": " << written.error().message;
+      const auto read = open_checkpoint(out);
+      ASSERT_TRUE(read) << format << ": " << read.error().message;
+      EXPECT_EQ((*read)->format(), format);
+      EXPECT_TRUE((*read)->check({})) << format;
+      for (const char* layer : {"a", "l"}) {
+        const auto before = (*original)->read_quantized(layer), after = (*read)->read_quantized(layer);
+        ASSERT_TRUE(before) << before.error().message;
+        ASSERT_TRUE(after) << format << ": " << after.error().message;
+        if (zeros)
+          EXPECT_EQ(*after, *before) << format << " " << layer;
+        else
+          EXPECT_EQ(dequantize(*after), dequantize(*before)) << format << " " << layer;
+        EXPECT_EQ(after->bias, before->bias) << format << " " << layer;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace nybble
