@@ -300,7 +300,7 @@ TEST(Collect, HessiansAreThoseOfADoublePrecisionForwardPass) {
   std::memcpy(&length, file.data(), sizeof length);
   const auto metadata = nlohmann::json::parse(file.substr(8, length)).at("__metadata__");
   EXPECT_EQ(metadata.at("nybble.statistics"), "1");
-  EXPECT_EQ(metadata.at("tokens.blk.0.attn_k"), "24");
+  EXPECT_EQ(metadata.at("tokens.blk.0.attn_q"), "24");
   EXPECT_EQ(metadata.at("same_input.blk.0.attn_k"), "blk.0.attn_q");
   EXPECT_EQ(metadata.at("same_input.blk.1.ffn_up"), "blk.1.ffn_gate");
   EXPECT_FALSE(metadata.contains("same_input.blk.1.ffn_down"));

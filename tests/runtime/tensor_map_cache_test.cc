@@ -40,10 +40,11 @@ class CountingCache {
   // Asks the cache, holds the answer against the key; true: the encoder was not needed.
   bool hits(const Key& key) {
     const int before = encoded_;
-    const Result<CUtensorMap> map = cache_.get(key.matrix, {key.box_rows}, [&](const MatrixView& matrix, const TensorBox& box) {
-      ++encoded_;
-      return Result<CUtensorMap>(map_of({matrix, box.rows}));
-    });
+    const Result<CUtensorMap> map =
+        cache_.get(key.matrix, {key.box_rows}, [&](const MatrixView& matrix, const TensorBox& box) {
+          ++encoded_;
+          return Result<CUtensorMap>(map_of({matrix, box.rows}));
+        });
     const CUtensorMap want = map_of(key);
     EXPECT_TRUE(map);
     EXPECT_EQ(std::memcmp(&*map, &want, sizeof want), 0) << "the map of another matrix";
@@ -120,7 +121,9 @@ TEST(TensorMapCache, GivesTheRightMapUnderAnyMix) {
 TEST(TensorMapCache, ForgetsErrors) {
   TensorMapCache cache;
   const Key key = key_at(0x7000'0000);
-  const auto fails = [](const MatrixView&, const TensorBox&) { return Result<CUtensorMap>(cuda_error("no driver today")); };
+  const auto fails = [](const MatrixView&, const TensorBox&) {
+    return Result<CUtensorMap>(cuda_error("no driver today"));
+  };
   const auto works = [](const MatrixView& matrix, const TensorBox& box) {
     return Result<CUtensorMap>(map_of({matrix, box.rows}));
   };
