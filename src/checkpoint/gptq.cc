@@ -226,7 +226,7 @@ Result<void> read_zeros(const TensorRef& tensor, const Settings& settings, const
   };
   unpack(0);
   const bool alike = std::all_of(zeros.begin(), zeros.end(), [&](uint8_t zero) { return zero == zeros[0]; });
-  if (own.symmetric.value_or(!settings.known) && alike && (zeros[0] == 7 || zeros[0] == 8)) {
+  if (own.symmetric.value_or(true) && alike && (zeros[0] == 7 || zeros[0] == 8)) {
     if (settings.known && (zeros[0] == 8) != settings.v2)
       layer.warnings.push_back(fmt::format(
           "{}: every zero point is stored as {}, which is a symmetric layer of {}, but the configuration says {}; the "

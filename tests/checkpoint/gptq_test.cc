@@ -58,6 +58,19 @@ TEST(Gptq, StoredZerosOfSymmetricLayersAreBelievedOverTheConfiguration) {
   EXPECT_EQ((*checkpoint)->layers()[0].format.zero_kind, ZeroKind::kNone);
 }
 
+// Old configurations lack sym, and their libraries take the model for symmetric.
+TEST(Gptq, WithoutSymTheStoredZerosDecide) {
+  for (const uint32_t word : {0x77777777u, 0x88888888u}) {
+    const TestModel model(with(layer(), zeros({word, word})), config(R"("group_size":8)"));
+    const auto checkpoint = model.open();
+    ASSERT_TRUE(checkpoint) << checkpoint.error().message;
+    EXPECT_EQ((*checkpoint)->warnings().size(), word == 0x77777777u ? 0u : 1u);
+    const auto weight = (*checkpoint)->read_quantized("l");
+    ASSERT_TRUE(weight) << weight.error().message;
+    EXPECT_EQ(weight->zero_kind, ZeroKind::kNone);
+  }
+}
+
 // Zero points 0 and 8 as GPTQModel stores them: 8 - 1 borrowed by the word's subtraction; and 15, stored as 14.
 TEST(Gptq, AsymmetricZerosAreReadAsTheirWriterReadsThem) {
   const Tensors tensors = with(layer(), zeros({0x0000006F, 0x000000FE}));
