@@ -19,8 +19,8 @@ struct SweepParams {
   int blocks;              // of 64 x 128 in all: every CTA takes an equal share, in the order of memory
   int shares;              // CTAs that share them; CTAs past them repeat the last share's work
   int trigger;             // blocks left to copy when the next launch may start
-  uint8_t* workspace;      // PartialSumsMap(CTAs, 1, tile_m, 64); null where no share ends within a row of blocks
-  int64_t partial_sums;    // offset in it
+  uint8_t* workspace;    // sums and their tags, 16 bytes a pair (sweep_sm90.cc); null where no share ends within a row
+  int64_t partial_sums;  // offset in it
   EpilogueParams epilogue;
 };
 

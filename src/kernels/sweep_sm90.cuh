@@ -43,7 +43,6 @@ template <SweepConfig C> struct SweepShape {
   static constexpr int act_bytes = 2 * half_bytes;      // of a block of 128
   static constexpr int act_stage = tile.blocks_per_stage * act_bytes;
   static constexpr int weight_stage = tile.blocks_per_stage * block_bytes;
-  static constexpr int partial_floats = tile.tile_m * layout::kBlockN;
   static constexpr int pitch = layout::kBlockN + 4;  // floats: a warp's sums lie in different banks
 };
 
