@@ -17,6 +17,7 @@ struct GemmParams {
   int n_blocks, k_blocks;  // of 64 output features, of 128 input features
   int n_tiles, m_tiles;    // tiles of a cluster: tile_n * multicast output features, tile_m tokens
   int raster;              // n tiles that are walked together before the next m tile: their tokens stay in L2
+  int trigger;             // groups of k blocks left to copy when the next launch may start; kTriggerAtStart
   void* out;               // (m, n), leading dimension ld_out
   int64_t ld_out;
   uint8_t* workspace;    // PartialSumsMap; null: no stream-K
@@ -25,5 +26,6 @@ struct GemmParams {
 };
 
 inline constexpr int kOutChunkTokens = 16;
+inline constexpr int kTriggerAtStart = -1;
 
 }  // namespace nybble::kernels

@@ -22,7 +22,8 @@
 //              lasts.
 //   Edges      Tokens past m and input features past k arrive as zeros (tensor map). Output features past n are
 //              computed from the last block again and not stored.
-//   PDL        Weights never depend on the kernel before: they fill the ring before wait_for_predecessor().
+//   PDL        Weights never depend on the kernel before: they fill the ring before wait_for_predecessor(). The next
+//              launch may start at once, or, where its CTAs find room beside this one's, near the end (gemm_sm90.cc).
 //   Barriers   Those of the cluster order nothing but the lives of shared memories: relaxed, for a release waits for
 //              all stores to reach memory (docs/decisions/0002).
 //   Origin     Measured designs and what was tried and lost: docs/kernel.md, docs/decisions.
@@ -114,9 +115,10 @@ template <GemmConfig C> struct Walk {
     return static_cast<int>(static_cast<int64_t>(p.n_tiles) * p.m_tiles * groups(p) * range / ranges);
   }
   __device__ bool stream_k() const { return split_k == 1 && p.workspace != nullptr; }
+  __device__ bool done() const { return next_unit >= end; }  // what next() gave is the last
 
   __device__ bool next(Segment& segment, int k_part) {
-    if (next_unit >= end) return false;
+    if (done()) return false;
     int tile = next_unit;
     if (stream_k()) {
       tile = next_unit / groups(p);
@@ -220,6 +222,13 @@ template <GemmConfig C> struct GemmProducer {
     int slot = 0;
     uint32_t parity = 1;  // a fresh ring is empty
     int k = segment.k_begin;
+    bool triggered = p.trigger == kTriggerAtStart || index > 0;
+    const auto trigger = [&](int groups_left) {
+      if (triggered || !walk.done() || segment.k_end - k > groups_left * group) return;
+      ptx::let_successor_launch();
+      triggered = true;
+    };
+    trigger(Shape::barriers);  // the ring holds all there is
     ptx::wait_for_predecessor();
 #pragma unroll 1
     for (; more && slot < Shape::barriers && k < segment.k_end; ++slot, k += group)
@@ -232,6 +241,7 @@ template <GemmConfig C> struct GemmProducer {
         const int count = min(group, segment.k_end - k);
         load_weight(segment.n_tile, k, slot, count);
         load_act(segment.m_tile, k, slot, count);
+        trigger(p.trigger);
         if (++slot == Shape::barriers) slot = 0, parity ^= 1;
       }
       more = walk.next(segment, place.k_part);
@@ -654,7 +664,7 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.thr
     ptx::prefetch_tensor_map(&act_map);
     ptx::prefetch_tensor_map(&out_map);
   }
-  ptx::let_successor_launch();
+  if (params.trigger == kTriggerAtStart) ptx::let_successor_launch();
   __syncthreads();
   if constexpr (Shape::cluster > 1) ptx::cluster_arrive_relaxed();
   if (producer) {
