@@ -152,14 +152,15 @@ double estimate_us(const GemmRow& row, const Problem& problem, const Device& dev
          kNotHidden * std::min(work, memory);
 }
 
-// When the next launch may start. Where its CTAs find room beside this one's they fill their rings at once: too early,
-// and they take bandwidth from this launch and, where its CTAs have ended at different times, gather two by two on some
-// SMs; too late, and the memory waits. On an H200, 2026-11-25, us at the start and with a fitting rest left:
-// 8192x8192 m = 16 12.3 and 11.4, 4096x4096 m = 16 (t16x128, two parts of k) 10.1 and 6.5; docs/decisions/0008.
-// Stream-K and half grids are better off with a start at once (28672x4096 m = 16, half: 23.9 and 30.8).
-int trigger(const GemmRow& row, const Problem& problem) {
+// When the next launch may start. Where every CTA finds room beside one of this launch's, its ring fills at once: too
+// early, and it takes bandwidth from this launch and, where CTAs have ended at different times, they gather two by two
+// on some SMs; too late, and the memory waits. On an H200, 2026-11-25, us at the start and with a fitting rest left:
+// 8192x8192 m = 16 12.3 and 11.4, 4096x4096 m = 16 (t16x128, two parts of k) 10.1 and 6.5. A launch that takes more
+// than one place of an SM leaves none anyway, and stream-K and half grids are better off with a start at once
+// (28672x4096 m = 16, half: 23.9 and 30.8); docs/decisions/0008.
+int trigger(const GemmRow& row, const Problem& problem, const Device& device, int64_t ctas) {
   const GemmTile& tile = row.config.tile;
-  if (row.stream_k || row.half || tile.ctas_per_sm == 1) return kTriggerAtStart;
+  if (row.stream_k || row.half || tile.ctas_per_sm == 1 || ctas > device.num_sms) return kTriggerAtStart;
   const int64_t groups = ceil_div(problem.k, int64_t{layout::kBlockK} * tile.stages_per_barrier * tile.split_k);
   return static_cast<int>(std::clamp<int64_t>(groups / 4, 1, tile.stages / tile.stages_per_barrier - 1));
 }
@@ -189,13 +190,13 @@ Result<void> launch(const GemmRow& row, PreparedDevices& prepared, const Problem
   params.n_tiles = static_cast<int>(ceil_div(problem.n, int64_t{tile.tile_n()} * tile.multicast));
   params.m_tiles = static_cast<int>(ceil_div(problem.m, tile.tile_m));
   params.raster = std::min(8, params.n_tiles);
-  params.trigger = trigger(row, problem);
   params.out = args.out;
   params.ld_out = ld_out;
   params.epilogue = EpilogueParams::from(args, ld_out);
 
   params.workspace = row.stream_k ? static_cast<uint8_t*>(args.workspace) : nullptr;
   const int64_t clusters = cluster_count(row, problem, device);
+  params.trigger = trigger(row, problem, device, clusters * tile.cluster());
   params.partial_sums = static_cast<int64_t>(
       PartialSumsMap(static_cast<int>(clusters * tile.cluster()), tile.row_warpgroups(), tile.tile_m, tile.tile_n())
           .partials);

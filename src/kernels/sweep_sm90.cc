@@ -75,6 +75,10 @@ double estimate_us(const SweepInstance& instance, const Problem& problem, const 
          bytes / kSharedBytes * tokens;
 }
 
+// Where two CTAs fit an SM, a stage more than the ring holds: 8192x8192 at m = 8 10.0 us, with a stage less 10.3, with
+// two more 11.0 (H200, 2026-11-25; docs/decisions/0008).
+int trigger(const SweepTile& tile) { return (tile.stages + (tile.slots_per_sm > 1 ? 1 : 0)) * tile.blocks_per_stage; }
+
 Result<void> launch(const SweepInstance& instance, PreparedDevices& prepared, const Problem& problem,
                     const Device& device, const LaunchArgs& args, bool pdl) {
   const SweepTile& tile = instance.config.tile;
@@ -102,7 +106,7 @@ Result<void> launch(const SweepInstance& instance, PreparedDevices& prepared, co
   params.k_blocks = static_cast<int>(shares.k_blocks);
   params.blocks = static_cast<int>(shares.blocks);
   params.shares = shares.shares;
-  params.trigger = tile.stages * tile.blocks_per_stage;
+  params.trigger = trigger(tile);
   params.workspace = shares.split_rows() ? static_cast<uint8_t*>(args.workspace) : nullptr;
   params.partial_sums = static_cast<int64_t>(partial_sums(instance, shares).partials);
   params.epilogue = EpilogueParams::from(args, params.ld_out);
