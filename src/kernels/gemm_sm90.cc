@@ -64,6 +64,16 @@ int64_t cluster_count(const GemmRow& row, const Problem& problem, const Device& 
   return std::min(tiles * ceil_div(problem.k, int64_t{layout::kBlockK} * tile.stages_per_barrier), place);
 }
 
+// Whether the next launch had better wait for the end of this one's copies. Where every CTA finds room beside one of
+// this launch's, its ring fills at once: too early, and it takes bandwidth from this launch and, where CTAs have ended
+// at different times, they gather two by two on some SMs; too late, and the memory waits. On an H200, 2026-11-25, us at
+// the start and with a fitting rest left: 8192x8192 m = 16 12.3 and 11.4, 4096x4096 m = 16 (t16x128, two parts of
+// k) 10.1 and 6.5. A launch that takes more than one place of an SM leaves none anyway, and stream-K and half grids are
+// better off with a start at once (28672x4096 m = 16, half: 23.9 and 30.8); docs/decisions/0008.
+bool starts_next_late(const GemmRow& row, double ctas, double sms) {
+  return row.config.tile.ctas_per_sm > 1 && !row.stream_k && !row.half && ctas <= sms;
+}
+
 size_t workspace_bytes(const GemmRow& row, const Problem& problem, const Device& device) {
   if (!row.stream_k) return 0;
   const GemmTile& tile = row.config.tile;
@@ -91,26 +101,25 @@ std::string why_not(const GemmRow& row, const Problem& problem, const Device& de
   return "";
 }
 
-// Modelled microseconds: what an SM computes and all bytes at the memory's speed, the longer of the two and a small
-// part of the other, and what a launch costs besides. A 64 x 128 block costs what its slowest unit needs: tensor cores,
-// instruction slots, the latency of one block over the warpgroups that share it, L2. Whole tiles come in waves,
-// stream-K has none. Clusters fill an SM's slots before the next SM, so CTAs made to share an SM share it in a small
-// grid too. Fitted on seven shapes x m = 1 .. 256, bf16 in groups of 128, and older figures of larger m and zero
-// points, on an H200, 2026-11-25: the row of the lowest estimate, of all families, took 0.6 % longer than the best one
-// (geometric mean; at most 9.4 %); estimates of rows near the best are 6 % off (rms).
+// Modelled microseconds: what an SM computes or all bytes at the memory's speed, the longer of the two, and what a
+// launch costs besides. A 64 x 128 block costs what its slowest unit needs: tensor cores, instruction slots, the latency
+// of one block over the warpgroups that share it, L2. Whole tiles come in waves, stream-K has none. Clusters fill an
+// SM's slots before the next SM, so CTAs made to share an SM share it in a small grid too, but where the next launch
+// starts late. Fitted on 24 shapes x m = 1 .. 4096, bf16 in groups of 128 (zero points: older figures), on an H200,
+// 2026-11-25: the row of the lowest estimate, of all families, took 0.8 % longer than the best one (geometric mean; 8 of
+// 480 problems more than 10 %); estimates of rows near the best are 7 % off (rms).
 double estimate_us(const GemmRow& row, const Problem& problem, const Device& device) {
-  constexpr double kStart = 1.466;       // from one CTA on an SM to the next one's first product
-  constexpr double kOverlapped = 0.548;  // of it hidden where the next launch's CTA fits beside this one's
-  constexpr double kClock = 1.593;       // cycles a nanosecond; tensor cores take four a token and block
+  constexpr double kStart = 2.116;       // from one CTA on an SM to the next one's first product
+  constexpr double kOverlapped = 0.852;  // of it hidden where the next launch's CTA fits beside this one's
+  constexpr double kClock = 1.619;       // cycles a nanosecond; tensor cores take four a token and block
   // Instruction slots of a block: wgmma's operand of 16-bit weights, two a token, the conversion of the codes.
-  constexpr double kOperandSlots = 32, kTokenSlots = 2, kCodeSlots = 137.7, kOtherFormatSlots = 27.3;
-  constexpr double kLatency = 260;                      // nanoseconds a block of one warpgroup, beside its products
-  constexpr double kL2Bytes = 82.4, kTokenBytes = 642;  // a nanosecond and SM: what limits a block; what adds to it
-  constexpr double kFarApart = 0.012;
-  constexpr double kBytes = 4.72e6;  // a microsecond, all SMs, from memory
-  constexpr double kNotHidden = 0.011;
+  constexpr double kOperandSlots = 32, kTokenSlots = 2, kCodeSlots = 139.2, kOtherFormatSlots = 27.3;
+  constexpr double kLatency = 256;                      // nanoseconds a block of one warpgroup, beside its products
+  constexpr double kL2Bytes = 89.1, kTokenBytes = 617;  // a nanosecond and SM: what limits a block; what adds to it
+  constexpr double kFarApart = 0.02;
+  constexpr double kBytes = 3.74e6;  // a microsecond, all SMs, from memory
   // By 10^4 sums of a tile: storing it; sending it through the cluster; handing it over in stream-K.
-  constexpr double kStore = 0.169, kReduction = 1.415, kReductionSums = 1.331, kFixUp = 4.066, kFixUpSums = 0.538;
+  constexpr double kStore = 0.0036, kReduction = 1.569, kReductionSums = 0.672, kFixUp = 3.583, kFixUpSums = 0.601;
   const GemmTile& tile = row.config.tile;
   const double sms = device.num_sms, tokens = tile.tile_m, rows64 = tile.tile_n() / 64.0;
   const double tiles = static_cast<double>(tile_count(tile, problem)), cluster = tile.cluster();
@@ -119,7 +128,7 @@ double estimate_us(const GemmRow& row, const Problem& problem, const Device& dev
   const double block_bytes = row.config.format.block().block_bytes();
   const bool plain = row.config.format.act == DType::kBf16 && !row.config.format.zero_point, split = tile.split_k > 1;
 
-  const bool one_each = row.half || (split && 2 * clusters * cluster > sms && clusters * cluster <= sms);
+  const bool one_each = row.half || starts_next_late(row, clusters * cluster, sms);
   const double slots = one_each ? 1 : tile.ctas_per_sm;
   // Clusters of four do not fill every GPC: 112 of 132 SMs with one CTA each, 248 CTAs with two.
   const double place = split && cluster > 2 ? sms * (slots == 1 ? 112 : 248) / 132
@@ -148,19 +157,13 @@ double estimate_us(const GemmRow& row, const Problem& problem, const Device& dev
                         : row.stream_k ? kFixUp + kFixUpSums * sums * (clusters / tiles + 1)
                                        : kStore * sums * waves;
   const double grid = one_each ? std::min(ctas, sms) : row.stream_k ? clusters * cluster : std::min(ctas, place);
-  return kStart - (2 * grid <= sms * tile.ctas_per_sm ? kOverlapped : 0) + finish + std::max(work, memory) +
-         kNotHidden * std::min(work, memory);
+  return kStart - (2 * grid <= sms * tile.ctas_per_sm ? kOverlapped : 0) + finish + std::max(work, memory);
 }
 
-// When the next launch may start. Where every CTA finds room beside one of this launch's, its ring fills at once: too
-// early, and it takes bandwidth from this launch and, where CTAs have ended at different times, they gather two by two
-// on some SMs; too late, and the memory waits. On an H200, 2026-11-25, us at the start and with a fitting rest left:
-// 8192x8192 m = 16 12.3 and 11.4, 4096x4096 m = 16 (t16x128, two parts of k) 10.1 and 6.5. A launch that takes more
-// than one place of an SM leaves none anyway, and stream-K and half grids are better off with a start at once
-// (28672x4096 m = 16, half: 23.9 and 30.8); docs/decisions/0008.
+// Groups of k blocks left to copy when the next launch may start.
 int trigger(const GemmRow& row, const Problem& problem, const Device& device, int64_t ctas) {
   const GemmTile& tile = row.config.tile;
-  if (row.stream_k || row.half || tile.ctas_per_sm == 1 || ctas > device.num_sms) return kTriggerAtStart;
+  if (!starts_next_late(row, ctas, device.num_sms)) return kTriggerAtStart;
   const int64_t groups = ceil_div(problem.k, int64_t{layout::kBlockK} * tile.stages_per_barrier * tile.split_k);
   return static_cast<int>(std::clamp<int64_t>(groups / 4, 1, tile.stages / tile.stages_per_barrier - 1));
 }
