@@ -64,14 +64,20 @@ int64_t cluster_count(const GemmRow& row, const Problem& problem, const Device& 
   return std::min(tiles * ceil_div(problem.k, int64_t{layout::kBlockK} * tile.stages_per_barrier), place);
 }
 
-// Whether the next launch had better wait for the end of this one's copies. Where every CTA finds room beside one of
-// this launch's, its ring fills at once: too early, and it takes bandwidth from this launch and, where CTAs have ended
-// at different times, they gather two by two on some SMs; too late, and the memory waits. On an H200, 2026-11-25, us at
+// Groups of k blocks left to copy when the next launch may start. Where every CTA finds room beside one of this
+// launch's, its ring fills at once: too early, and it takes bandwidth from this launch and, where CTAs have ended at
+// different times, they gather two by two on some SMs; too late, and the memory waits. On an H200, 2026-11-25, us at
 // the start and with a fitting rest left: 8192x8192 m = 16 12.3 and 11.4, 4096x4096 m = 16 (t16x128, two parts of
-// k) 10.1 and 6.5. A launch that takes more than one place of an SM leaves none anyway, and stream-K and half grids are
-// better off with a start at once (28672x4096 m = 16, half: 23.9 and 30.8); docs/decisions/0008.
-bool starts_next_late(const GemmRow& row, double ctas, double sms) {
-  return row.config.tile.ctas_per_sm > 1 && !row.stream_k && !row.half && ctas <= sms;
+// k) 10.1 and 6.5. A launch that takes more than one place of an SM leaves none anyway; stream-K, half grids and
+// launches whose rings hold nearly everything are better off with a start at once (28672x4096 m = 16, half: 23.9
+// and 30.8; 4096x4096 m = 16, t16x64: 5.3 and 5.8); docs/decisions/0008.
+int trigger(const GemmRow& row, const Problem& problem, double ctas, double sms) {
+  const GemmTile& tile = row.config.tile;
+  if (row.stream_k || row.half || tile.ctas_per_sm == 1 || ctas > sms) return kTriggerAtStart;
+  const int64_t groups = ceil_div(problem.k, int64_t{layout::kBlockK} * tile.stages_per_barrier * tile.split_k);
+  const int ring = tile.stages / tile.stages_per_barrier;
+  const auto left = static_cast<int>(std::clamp<int64_t>(groups / 4, 1, ring - 1));
+  return groups <= ring + left ? kTriggerAtStart : left;
 }
 
 size_t workspace_bytes(const GemmRow& row, const Problem& problem, const Device& device) {
@@ -102,12 +108,12 @@ std::string why_not(const GemmRow& row, const Problem& problem, const Device& de
 }
 
 // Modelled microseconds: what an SM computes or all bytes at the memory's speed, the longer of the two, and what a
-// launch costs besides. A 64 x 128 block costs what its slowest unit needs: tensor cores, instruction slots, the latency
-// of one block over the warpgroups that share it, L2. Whole tiles come in waves, stream-K has none. Clusters fill an
-// SM's slots before the next SM, so CTAs made to share an SM share it in a small grid too, but where the next launch
-// starts late. Fitted on 24 shapes x m = 1 .. 4096, bf16 in groups of 128 (zero points: older figures), on an H200,
-// 2026-11-25: the row of the lowest estimate, of all families, took 0.8 % longer than the best one (geometric mean; 8 of
-// 480 problems more than 10 %); estimates of rows near the best are 7 % off (rms).
+// launch costs besides. A 64 x 128 block costs what its slowest unit needs: tensor cores, instruction slots, the
+// latency of one block over the warpgroups that share it, L2. Whole tiles come in waves, stream-K has none. Clusters
+// fill an SM's slots before the next SM, so CTAs made to share an SM share it in a small grid too, but where the next
+// launch starts late. Fitted on 24 shapes x m = 1 .. 4096, bf16 in groups of 128 (zero points: older figures), on an
+// H200, 2026-11-25: the row of the lowest estimate, of all families, took 0.8 % longer than the best one (geometric
+// mean; 8 of 480 problems more than 10 %); estimates of rows near the best are 7 % off (rms).
 double estimate_us(const GemmRow& row, const Problem& problem, const Device& device) {
   constexpr double kStart = 2.116;       // from one CTA on an SM to the next one's first product
   constexpr double kOverlapped = 0.852;  // of it hidden where the next launch's CTA fits beside this one's
@@ -128,7 +134,8 @@ double estimate_us(const GemmRow& row, const Problem& problem, const Device& dev
   const double block_bytes = row.config.format.block().block_bytes();
   const bool plain = row.config.format.act == DType::kBf16 && !row.config.format.zero_point, split = tile.split_k > 1;
 
-  const bool one_each = row.half || starts_next_late(row, clusters * cluster, sms);
+  const bool one_each = row.half || (split && 2 * clusters * cluster > sms && clusters * cluster <= sms) ||
+                        trigger(row, problem, clusters * cluster, sms) != kTriggerAtStart;
   const double slots = one_each ? 1 : tile.ctas_per_sm;
   // Clusters of four do not fill every GPC: 112 of 132 SMs with one CTA each, 248 CTAs with two.
   const double place = split && cluster > 2 ? sms * (slots == 1 ? 112 : 248) / 132
@@ -158,14 +165,6 @@ double estimate_us(const GemmRow& row, const Problem& problem, const Device& dev
                                        : kStore * sums * waves;
   const double grid = one_each ? std::min(ctas, sms) : row.stream_k ? clusters * cluster : std::min(ctas, place);
   return kStart - (2 * grid <= sms * tile.ctas_per_sm ? kOverlapped : 0) + finish + std::max(work, memory);
-}
-
-// Groups of k blocks left to copy when the next launch may start.
-int trigger(const GemmRow& row, const Problem& problem, const Device& device, int64_t ctas) {
-  const GemmTile& tile = row.config.tile;
-  if (!starts_next_late(row, ctas, device.num_sms)) return kTriggerAtStart;
-  const int64_t groups = ceil_div(problem.k, int64_t{layout::kBlockK} * tile.stages_per_barrier * tile.split_k);
-  return static_cast<int>(std::clamp<int64_t>(groups / 4, 1, tile.stages / tile.stages_per_barrier - 1));
 }
 
 Result<void> launch(const GemmRow& row, PreparedDevices& prepared, const Problem& problem, const Device& device,
@@ -199,7 +198,8 @@ Result<void> launch(const GemmRow& row, PreparedDevices& prepared, const Problem
 
   params.workspace = row.stream_k ? static_cast<uint8_t*>(args.workspace) : nullptr;
   const int64_t clusters = cluster_count(row, problem, device);
-  params.trigger = trigger(row, problem, device, clusters * tile.cluster());
+  params.trigger =
+      trigger(row, problem, static_cast<double>(clusters * tile.cluster()), static_cast<double>(device.num_sms));
   params.partial_sums = static_cast<int64_t>(
       PartialSumsMap(static_cast<int>(clusters * tile.cluster()), tile.row_warpgroups(), tile.tile_m, tile.tile_n())
           .partials);
