@@ -35,9 +35,9 @@ struct ConvertOptions {
 // Any checkpoint that open_checkpoint() opens in, a model folder out: its quantized layers in the target's form,
 // everything else copied byte for byte, the input's config.json with the target's quantization_config, and tokenizer
 // and the like where `in` is a folder. Whatever the target cannot hold is refused before the first byte is written,
-// naming the layer, the reason and the way out. Files are replaced atomically, config.json and the index last: a
-// folder without them is unfinished. Memory: one layer, plus the scales of one file. `progress(done, total)` counts
-// bytes written and may be empty.
+// naming the layer, the reason and the way out. Files are replaced atomically, config.json and the index last.
+// Until then the folder holds .nybble-unfinished, and open_checkpoint() refuses it. Memory: one layer, plus the scales
+// of one file. `progress(done, total)` counts bytes written and may be empty.
 Result<WrittenModel> convert_model(const std::string& in, const std::string& out, const ConvertOptions& options,
                                    const std::function<void(int64_t, int64_t)>& progress);
 

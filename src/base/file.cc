@@ -231,6 +231,17 @@ Result<void> Directory::remove_file(const std::string& name) const {
   return {};
 }
 
+Result<void> Directory::remove_temporaries() const {
+  const Result<std::vector<DirectoryEntry>> entries = list();
+  if (!entries) return entries.error();
+  for (const DirectoryEntry& entry : *entries) {
+    if (entry.kind != EntryKind::kFile || !entry.name.starts_with('.')) continue;
+    if (entry.name.find(AtomicFile::kTemporaryMark) == std::string::npos) continue;
+    if (Result<void> removed = remove_file(entry.name); !removed) return removed;
+  }
+  return {};
+}
+
 Result<void> Directory::sync() const { return sync_retrying(fd_.get(), path_); }
 
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept

@@ -93,6 +93,8 @@ class Directory {
   Result<bool> try_lock() const;
   // Deletes a file if it is there. sync() makes that durable.
   Result<void> remove_file(const std::string& name) const;
+  // Deletes the temporary files that killed AtomicFiles left.
+  Result<void> remove_temporaries() const;
   Result<void> sync() const;
 
  private:

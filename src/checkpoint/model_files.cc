@@ -125,6 +125,11 @@ Result<void> ModelFiles::open_folder() {
   Result<base::Directory> folder = base::Directory::open(path_);
   if (!folder) return folder.error();
   folder_ = std::make_unique<base::Directory>(std::move(*folder));
+  if (folder_->has(kUnfinishedFile))
+    return invalid_data(
+        "{}: was left unfinished by the command that wrote it (it holds {}); give that command again with --resume, or "
+        "open a file of the folder itself",
+        path_, kUnfinishedFile);
   const bool single = folder_->has(kSingleFile), index = folder_->has(kIndexFile);
   if (single && index)
     return invalid_data(

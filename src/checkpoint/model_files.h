@@ -30,8 +30,11 @@ class ModelFiles {
   static constexpr const char* kSingleFile = "model.safetensors";
   static constexpr const char* kIndexFile = "model.safetensors.index.json";
   static constexpr const char* kConfigFile = "config.json";
+  // Stands in a folder from the first change of a writer of this library until the model is whole.
+  static constexpr const char* kUnfinishedFile = ".nybble-unfinished";
 
-  // `path` is a .safetensors file or a folder. What is opened is consistent: index and shards agree on every tensor.
+  // `path` is a .safetensors file or a folder. What is opened is consistent: index and shards agree on every tensor. A
+  // folder whose writer was interrupted is refused.
   static Result<std::shared_ptr<const ModelFiles>> open(const std::string& path);
 
   const std::string& path() const { return path_; }

@@ -13,6 +13,9 @@ namespace {
 
 using OrderedJson = nlohmann::ordered_json;
 
+constexpr char kUnfinishedText[] =
+    "A nybble command is writing this model, or was interrupted while it did. Given again with --resume, it goes on.\n";
+
 // Whether there were any.
 bool erase_quantization_config(OrderedJson& config) {
   bool found = false;
@@ -96,7 +99,7 @@ class OtherFiles {
         }
         if (!file) return file.error();
         const std::string folder = out_.path() + '/' + within;
-        if (Result<void> made = make_folder(folder); !made) return made;
+        if (Result<void> made = prepare_folder(within); !made) return made;
         if (Result<void> copied = copy_file(*file, folder + entry.name); !copied) return copied;
       }
     }
@@ -115,13 +118,21 @@ class OtherFiles {
     if (folder->same_directory(out_)) return {};  // the output lies within the input
     return copy(*folder, within + name + '/', depth + 1);
   }
+  // A subfolder, once: made, and without what killed writers left.
+  Result<void> prepare_folder(const std::string& within) {
+    if (within.empty() || !prepared_.insert(within).second) return {};
+    const std::string path = out_.path() + '/' + within;
+    if (Result<void> made = make_folder(path); !made) return made;
+    const Result<base::Directory> folder = base::Directory::open(path);
+    return folder ? folder->remove_temporaries() : Result<void>(folder.error());
+  }
   void leave_out(const std::string& name, std::string_view why) {
     left_out_.push_back(fmt::format("{} ({})", base::printable(name), why));
   }
 
   const base::Directory& out_;
   std::vector<std::string>& left_out_;
-  std::set<std::string> done_elsewhere_;
+  std::set<std::string> done_elsewhere_, prepared_;
 };
 
 }  // namespace
@@ -160,17 +171,14 @@ Result<ModelFolder> ModelFolder::claim(const std::string& path, const base::Dire
   if (!*locked) return invalid_argument("{}: another process is writing a model there", path);
   const Result<std::vector<base::DirectoryEntry>> entries = directory.list();
   if (!entries) return entries.error();
-  if (!entries->empty() && !use.force && !use.resume)
+  const bool used = std::any_of(entries->begin(), entries->end(), [](const base::DirectoryEntry& entry) {
+    return entry.name != ModelFiles::kUnfinishedFile;  // alone, it is what a run left that had written nothing
+  });
+  if (used && !use.force && !use.resume)
     return invalid_argument("{}: is not empty; resume goes on with a run that was interrupted, force overwrites", path);
-  // Without its index and configuration nothing takes the folder for a model until all is written. The index goes
-  // first: it is what says that the shards are whole.
-  for (const char* name : {ModelFiles::kIndexFile, ModelFiles::kConfigFile})
-    if (directory.has(name)) made_folder.unfinished_.push_back(name);
   const std::set<std::string> shards(made_folder.shard_names_.begin(), made_folder.shard_names_.end());
   for (const base::DirectoryEntry& entry : *entries) {
-    if (entry.name.starts_with('.') && entry.name.find(base::AtomicFile::kTemporaryMark) != std::string::npos)
-      made_folder.unfinished_.push_back(entry.name);  // of a run that was killed
-    else if (entry.name.ends_with(".safetensors") && !shards.contains(entry.name))
+    if (entry.name.ends_with(".safetensors") && !shards.contains(entry.name))
       return invalid_argument(
           "{}/{}: would be left beside the new model, whose files have other names, and confuse its "
           "readers; remove it or choose another folder",
@@ -190,8 +198,14 @@ Result<ModelFolder> ModelFolder::claim(const std::string& path, const base::Dire
 }
 
 Result<void> ModelFolder::begin() const {
-  for (const std::string& name : unfinished_)
+  if (Result<void> marked = base::write_file(directory_->path() + '/' + ModelFiles::kUnfinishedFile, kUnfinishedText);
+      !marked)
+    return marked;
+  // Other libraries do not know the mark, but without index and configuration they see no model. The index goes first:
+  // it is what says that the shards are whole.
+  for (const char* name : {ModelFiles::kIndexFile, ModelFiles::kConfigFile})
     if (Result<void> removed = directory_->remove_file(name); !removed) return removed;
+  if (Result<void> removed = directory_->remove_temporaries(); !removed) return removed;
   return directory_->sync();
 }
 
@@ -202,7 +216,10 @@ Result<void> ModelFolder::copy_other_files(const ModelFiles& model, std::vector<
 Result<void> ModelFolder::finish(const std::string& config, bool with_index) const {
   if (Result<void> done = base::write_file(directory_->path() + '/' + ModelFiles::kConfigFile, config); !done)
     return done;
-  return with_index ? write_index() : Result<void>();
+  if (with_index)
+    if (Result<void> done = write_index(); !done) return done;
+  if (Result<void> removed = directory_->remove_file(ModelFiles::kUnfinishedFile); !removed) return removed;
+  return directory_->sync();
 }
 
 Result<void> ModelFolder::write_index() const {

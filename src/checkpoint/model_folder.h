@@ -32,12 +32,13 @@ class ModelFolder {
                                    std::vector<std::string> shard_names, FolderUse use);
 
   const base::Directory& directory() const { return *directory_; }
-  // Removes what could be taken for a finished model, and what killed writers left.
+  // Marks the folder as unfinished, and removes what could be taken for a finished model and what killed writers left.
   Result<void> begin() const;
   // Tokenizer, generation settings, module lists, licence: everything but weights, subfolders included. `left_out` gets
   // the files that are not copied, each with the reason.
   Result<void> copy_other_files(const ModelFiles& model, std::vector<std::string>& left_out) const;
   // The last files: config.json and, for a model of several shards, the index, which says that the shards are whole.
+  // Then the mark goes.
   Result<void> finish(const std::string& config, bool with_index) const;
 
  private:
@@ -46,7 +47,6 @@ class ModelFolder {
 
   std::unique_ptr<base::Directory> directory_;
   std::vector<std::string> shard_names_;
-  std::vector<std::string> unfinished_;  // files to remove first
 };
 
 }  // namespace nybble::checkpoint

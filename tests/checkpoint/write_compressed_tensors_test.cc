@@ -119,6 +119,9 @@ void write_sharded_model(const std::string& in) {
   write_text(in + "/tokenizer.json", "{\"tokens\": []}");
 }
 
+// Stands in a folder until its model is whole.
+constexpr char kUnfinished[] = ".nybble-unfinished";
+
 std::map<std::string, std::string> contents(const std::string& folder) {
   std::map<std::string, std::string> files;
   for (const std::string& name : files_in(folder)) files[name] = read_text(folder + '/' + name);
@@ -424,7 +427,7 @@ TEST(WriteCompressedTensors, RefusesAnswersThatTheFormatHasNoRoomFor) {
                                                                   },
                                                                   {}, {});
     EXPECT_FALSE(written);
-    EXPECT_THAT(files_in(folder / "out"), IsEmpty());
+    EXPECT_EQ(files_in(folder / "out"), Names{kUnfinished});
     return written ? "" : written.error().message;
   };
   EXPECT_THAT(refused(kGroup16, [](QuantizedWeight& w) { w.n = 1; }),
@@ -461,7 +464,11 @@ TEST(WriteCompressedTensors, PassesTheQuantizersErrorOnAndLeavesNoShard) {
                                {}, {});
   ASSERT_FALSE(written);
   EXPECT_EQ(written.error().message, "the GPU is on fire");
-  EXPECT_EQ(files_in(folder / "out"), Names{"model-1.safetensors"});
+  EXPECT_EQ(files_in(folder / "out"), (Names{kUnfinished, "model-1.safetensors"}));
+  // The one file that is there must not be taken for a whole model.
+  const auto opened = open_checkpoint(folder / "out");
+  ASSERT_FALSE(opened);
+  EXPECT_THAT(opened.error().message, HasSubstr("--resume"));
 }
 
 TEST(WriteCompressedTensors, CopiesWhatBelongsToTheModel) {
@@ -611,6 +618,7 @@ TEST(WriteCompressedTensors, SurvivesEveryFailingCall) {
     ++failures;
     if (std::filesystem::exists(out))
       for (const auto& [name, text] : contents(out)) {
+        if (name == kUnfinished) continue;
         ASSERT_TRUE(whole.contains(name)) << nth << ": " << name;
         ASSERT_EQ(text, whole.at(name)) << nth << ": " << name;
       }
@@ -651,6 +659,7 @@ TEST(ConvertModel, SurvivesEveryFailingCall) {
       }
       if (std::filesystem::exists(out))
         for (const auto& [name, text] : contents(out)) {
+          if (name == kUnfinished) continue;
           ASSERT_TRUE(whole.contains(name)) << nth << ": " << name;
           ASSERT_EQ(text, whole.at(name)) << nth << ": " << name;
         }
@@ -700,11 +709,12 @@ TEST(WriteCompressedTensors, LeavesNoHalfFileWhenTheDiskIsFull) {
   ASSERT_FALSE(written);
   EXPECT_EQ(written.error().code, ErrorCode::kIo);
   EXPECT_THAT(written.error().message, HasSubstr("File too large"));
-  EXPECT_THAT(files_in(out), IsEmpty());
+  EXPECT_EQ(files_in(out), Names{kUnfinished});
+  EXPECT_TRUE(write(in.path(), out));  // nothing is there that would have to be overwritten
 }
 
 // A child turns one model into another, back and forth, over the same folder. Wherever it is killed, every file is
-// whole, an index stands over a whole model only, and a resumed run ends with the right bytes.
+// whole, only a whole model is without the mark, and a resumed run ends with the right bytes.
 TEST(WriteCompressedTensors, IsWholeOrUnfinishedWheneverItIsKilled) {
   constexpr int kPoints = 100;
   const TempFolder in, folder;
@@ -735,11 +745,11 @@ TEST(WriteCompressedTensors, IsWholeOrUnfinishedWheneverItIsKilled) {
     if (!std::filesystem::exists(out)) continue;
     const auto left = contents(out);
     for (const auto& [name, text] : left) {
-      if (name.find(base::AtomicFile::kTemporaryMark) != std::string::npos) continue;
+      if (name == kUnfinished || name.find(base::AtomicFile::kTemporaryMark) != std::string::npos) continue;
       ASSERT_TRUE(symmetric.contains(name)) << name;
       ASSERT_TRUE(text == symmetric.at(name) || text == asymmetric.at(name)) << "point " << point << ": " << name;
     }
-    if (!left.contains("model.safetensors.index.json")) {
+    if (left.contains(kUnfinished) || !left.contains("model.safetensors.index.json")) {
       ++unfinished;
       EXPECT_FALSE(open_checkpoint(out)) << "point " << point;
       continue;
