@@ -89,8 +89,39 @@ Result<PackedWeight> pack_layer(const Checkpoint& model, const LayerInfo& layer,
   return pack(*weight, options);
 }
 
+Result<void> make_folder(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) return io_error("{}: mkdir failed: {}", path, error.message());
+  return {};
+}
+
+// The folder, locked; nothing in it is changed.
+Result<base::Directory> claim(const std::string& path, const ConvertOptions& options) {
+  if (Result<void> made = make_folder(path); !made) return made.error();
+  Result<base::Directory> folder = base::Directory::open(path);
+  if (!folder) return folder;
+  const Result<bool> locked = folder->try_lock();
+  if (!locked) return locked.error();
+  if (!*locked) return invalid_argument("{}: another process is writing a model there", path);
+  const Result<std::vector<base::DirectoryEntry>> entries = folder->list();
+  if (!entries) return entries.error();
+  if (!entries->empty() && !options.resume && !options.force)
+    return invalid_argument("{}: is not empty; resume goes on with a run that was interrupted, force overwrites", path);
+  return folder;
+}
+
+// From here on the folder holds no finished model until its new manifest is written.
+Result<void> begin(const base::Directory& folder) {
+  if (Result<void> removed = folder.remove_file(kManifest); !removed) return removed;
+  if (Result<void> removed = folder.remove_temporaries(); !removed) return removed;
+  if (Result<void> synced = folder.sync(); !synced) return synced;
+  if (Result<void> made = make_folder(folder.path() + "/layers"); !made) return made;
+  const Result<base::Directory> layers = folder.open_directory("layers");
+  return layers ? layers->remove_temporaries() : Result<void>(layers.error());
+}
+
 bool is_kept(const std::string& path, const PackedWeight& packed) {
-  if (!std::filesystem::exists(path)) return false;
   const Result<PackedWeight> there = load_packed(path);
   return there && there->size_bytes() == packed.size_bytes() &&
          std::memcmp(there->data(), packed.data(), packed.size_bytes()) == 0;
@@ -118,17 +149,8 @@ Result<PackedModel> write_packed_model(const std::string& in, const std::string&
     if (!options.scale_dtype || *options.scale_dtype == layer.format.scale_dtype) continue;
     if (const Result<PackedWeight> fits = pack_layer(model, layer, pack_options); !fits) return fits.error();
   }
-  std::error_code error;
-  if (std::filesystem::exists(out) && !std::filesystem::is_empty(out, error) && !options.resume && !options.force)
-    return invalid_argument("{}: is not empty; resume goes on with a run that was interrupted, force overwrites", out);
-  std::filesystem::create_directories(out + "/layers", error);
-  if (error) return io_error("{}/layers: mkdir failed: {}", out, error.message());
-  const Result<base::Directory> folder = base::Directory::open(out);
+  const Result<base::Directory> folder = claim(out, options);
   if (!folder) return folder.error();
-  const Result<bool> locked = folder->try_lock();
-  if (!locked) return locked.error();
-  if (!*locked) return invalid_argument("{}: another process is writing a model there", out);
-  if (Result<void> removed = folder->remove_file(kManifest); !removed) return removed.error();
 
   PackedModel written;
   const Rest rest(model, *layers);
@@ -141,9 +163,12 @@ Result<PackedModel> write_packed_model(const std::string& in, const std::string&
       job.source.files = std::move(*files);
     }
     const ConvertOptions plain{.dense_dtype = options.dense_dtype, .resume = options.resume, .force = options.force};
-    Result<std::vector<WrittenModel>> models = checkpoint::write_models({job}, plain, {});
+    Result<std::vector<WrittenModel>> models =
+        checkpoint::write_models({job}, plain, {}, [&] { return begin(*folder); });
     if (!models) return models.error();
     written.rest = std::move(models->front());
+  } else if (Result<void> begun = begin(*folder); !begun) {
+    return begun.error();
   }
   Json list = Json::array();
   for (const LayerInfo& layer : *layers) {

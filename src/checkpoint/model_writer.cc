@@ -394,7 +394,8 @@ class ModelWriter {
 }  // namespace
 
 Result<std::vector<WrittenModel>> write_models(const std::vector<ModelJob>& jobs, const ConvertOptions& options,
-                                               const std::function<void(int64_t, int64_t)>& progress) {
+                                               const std::function<void(int64_t, int64_t)>& progress,
+                                               const std::function<Result<void>()>& begin) {
   int64_t total = 0, before = 0;
   const Progress of_all = [&](int64_t done, int64_t) {
     if (progress) progress(before + done, total);
@@ -405,6 +406,8 @@ Result<std::vector<WrittenModel>> write_models(const std::vector<ModelJob>& jobs
     if (Result<void> prepared = writers.back()->prepare(job.out); !prepared) return prepared.error();
     total += writers.back()->total();
   }
+  if (begin)
+    if (Result<void> begun = begin(); !begun) return begun.error();
   std::vector<WrittenModel> written;
   for (const auto& writer : writers) {
     Result<WrittenModel> model = writer->write();

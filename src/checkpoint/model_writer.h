@@ -23,8 +23,10 @@ struct ModelJob {
   std::string out;
 };
 
-// Writes every job's model. Whatever can be refused is refused before the first byte of the first one.
+// Writes every job's model. Whatever can be refused is refused before the first byte of the first one. Between the two
+// `begin` is called, if there is one: the place for changes that a refusal must not follow. Its error ends everything.
 Result<std::vector<WrittenModel>> write_models(const std::vector<ModelJob>& jobs, const ConvertOptions& options,
-                                               const std::function<void(int64_t, int64_t)>& progress);
+                                               const std::function<void(int64_t, int64_t)>& progress,
+                                               const std::function<Result<void>()>& begin = {});
 
 }  // namespace nybble::checkpoint

@@ -65,6 +65,23 @@ class Convert(Case):
         self.assertEqual(self.convert("nybble", "--exclude", "layer.1", "--resume")["kept_layers"], 2)
         self.expect(run("convert", self.model, "--to", "nybble", "--out", self.out), 2, "is not empty")
 
+    def test_a_refusal_leaves_the_packed_model_as_it_was(self):
+        self.convert("nybble", "--exclude", "layer.1")
+        (self.out / "model" / "foreign.safetensors").write_bytes(b"")
+        before = {path: path.read_bytes() for path in self.out.rglob("*") if path.is_file()}
+        self.assertIn(self.out / "manifest.json", before)
+        self.expect(run("convert", self.model, "--to", "nybble", "--out", self.out, "--force"), 2, "foreign.safetensors")
+        self.assertEqual({path: path.read_bytes() for path in self.out.rglob("*") if path.is_file()}, before)
+
+    def test_paths_that_cannot_be_folders(self):
+        loop, file = self.folder / "loop", self.folder / "file"
+        loop.symlink_to(loop)
+        file.write_text("")
+        for out in (loop, loop / "x", file, file / "x"):
+            for to in ("nybble", "dense"):
+                done = self.expect(run("convert", self.model, "--to", to, "--out", out), 3, str(out))
+                self.assertRegex(done.err, "mkdir failed|open directory failed")
+
     def test_wrong_requests(self):
         self.expect(run("convert", self.model, "--to", "nothing", "--out", self.out), 2, "--to")
         self.expect(run("convert", self.model, "--to", "dense", "--out", self.model), 2, "input folder")
