@@ -65,14 +65,14 @@ def weights(shape, dtype="F32", seed=0):
 LAYERS = {"encoder.layer.0.query": (96, 128), "encoder.layer.0.dense": (64, 256), "encoder.layer.1.dense": (80, 128)}
 
 
-def write_model(folder, dtype="F32", shards=1):
+def write_model(folder, dtype="F32", shards=1, seed=0):
     """A model of three linear layers, one of them with a bias, an embedding and a norm."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {"embeddings.word_embeddings.weight": weights((32, 128), dtype, 1),
-               "encoder.layer.0.norm.weight": weights((128,), dtype, 2),
-               "encoder.layer.0.query.bias": weights((96,), dtype, 3)}
-    for seed, (name, shape) in enumerate(LAYERS.items(), 10):
-        tensors[name + ".weight"] = weights(shape, dtype, seed)
+    tensors = {"embeddings.word_embeddings.weight": weights((32, 128), dtype, seed + 1),
+               "encoder.layer.0.norm.weight": weights((128,), dtype, seed + 2),
+               "encoder.layer.0.query.bias": weights((96,), dtype, seed + 3)}
+    for i, (name, shape) in enumerate(LAYERS.items(), 10):
+        tensors[name + ".weight"] = weights(shape, dtype, seed + i)
     (folder / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 128}))
     if shards == 1:
         write_safetensors(folder / "model.safetensors", tensors)
