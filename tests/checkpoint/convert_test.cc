@@ -469,18 +469,24 @@ TEST(Convert, PointsDenseModelsAtQuantize) {
 
 // What the converters write is what the readers of those formats read.
 TEST(ConvertRoundTrip, ReadersReadTheSameWeights) {
-  for (const bool zeros : {true, false}) {
+  for (const auto& [zeros, ordered] : {std::pair(true, false), {false, false}, {true, true}, {false, true}}) {
     const TempFolder folder;
     const TempFolder in;
     std::vector<TestTensor> tensors;
     add_layer(tensors, "a", 24, 32, 16, zeros);
     add_layer(tensors, "l", 16, 64, 16, zeros);
-    write_model(in, tensors, config_of(std::string(R"("g":)") + (zeros ? kZeros16 : kSymmetric16)));
+    std::string group = zeros ? kZeros16 : kSymmetric16;
+    if (ordered) {  // one layer with an order, one whose order is that of the columns
+      tensors.push_back(group_order("l", 64, 16));
+      group.insert(group.find("\"num_bits\""), "\"actorder\":\"group\",");
+    }
+    write_model(in, tensors, config_of("\"g\":" + group));
     const auto original = open_checkpoint(in.path());
     ASSERT_TRUE(original) << original.error().message;
     for (const auto& [target, format] : {std::pair{ModelTarget::kCompressedTensors, "compressed-tensors"},
                                          {ModelTarget::kGptq, "gptq"},
                                          {ModelTarget::kAwq, "awq"}}) {
+      if (ordered && target == ModelTarget::kAwq) continue;  // AWQ has no place for it: ConvertToAwq
       const std::string out = folder / format;
       const auto written = convert_model(in.path(), out, {.target = target}, {});
       ASSERT_TRUE(written) << format << ": " << written.error().message;
@@ -492,6 +498,7 @@ TEST(ConvertRoundTrip, ReadersReadTheSameWeights) {
         const auto before = (*original)->read_quantized(layer), after = (*read)->read_quantized(layer);
         ASSERT_TRUE(before) << before.error().message;
         ASSERT_TRUE(after) << format << ": " << after.error().message;
+        EXPECT_EQ(before->k_order.empty(), !ordered || layer == std::string("a"));
         if (zeros)
           EXPECT_EQ(*after, *before) << format << " " << layer;
         else
