@@ -103,9 +103,7 @@ GroupScale fit_group(std::span<const float> weights, std::span<const float> impo
   size_t best = 0;
   double least = 0;
   for (size_t j = 0; j < scales.size(); ++j) {
-    // In units of the widest scale: no power of a tiny or huge scale leaves the range of double.
-    const double unit = std::pow(static_cast<double>(scales[j].scale) / scales[0].scale, options.exponent);
-    const double loss = candidates.loss[j] * unit;
+    const double loss = candidates.loss[j] * loss_unit(scales[j].scale, scales[0].scale, options.exponent);
     if (j == 0 || loss < least) best = j, least = loss;
   }
   return scales[best];

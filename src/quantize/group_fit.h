@@ -31,7 +31,7 @@ void encode_group(std::span<const float> weights, const rtn::GroupScale& scale, 
 double rounded(float weight, const rtn::GroupScale& scale);
 
 // |x|^exponent to about 6 digits, in plain arithmetic that gives the same bits on every machine; 0 for 0.
-inline float power(float x, float exponent) {
+NYBBLE_HD inline float power(float x, float exponent) {
   constexpr uint32_t kMantissa = 0x7FFFFF, kOne = 0x3F800000, kRootHalf = 0x3F3504F3;
   const uint32_t bits = rtn::bits_of(x) & 0x7FFFFFFF;
   const int32_t shift = static_cast<int32_t>(bits - kRootHalf) >> 23;  // mantissa in sqrt(1/2) .. sqrt(2)
@@ -47,6 +47,13 @@ inline float power(float x, float exponent) {
                                                    f * (0.00961812911f + f * (0.00133335581f + f * 0.000154035304f)))));
   const float result = part * rtn::float_of(kOne + (static_cast<uint32_t>(static_cast<int32_t>(whole)) << 23));
   return bits <= kMantissa ? 0.0f : result;  // subnormal numbers count as zero
+}
+
+// What a candidate's loss, summed in units of its own scale, counts in units of the widest candidate's: no power of a
+// tiny or huge scale leaves the range of double.
+NYBBLE_HD inline double loss_unit(float scale, float widest, double exponent) {
+  const double ratio = static_cast<double>(scale) / widest;
+  return exponent == 2 ? ratio * ratio : power(static_cast<float>(ratio), static_cast<float>(exponent));
 }
 
 }  // namespace nybble::quantize

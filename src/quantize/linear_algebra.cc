@@ -53,16 +53,13 @@ using Block = Eigen::Map<Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;
 // The lower Cholesky factor in place, block by block: the diagonal block, the panel below it, and what is right of
 // both.
 bool factor_lower(std::span<double> matrix, int64_t k, int num_threads) {
-  constexpr int64_t kBlock = 64, kRowsPerItem = 32;
+  constexpr int64_t kRowsPerItem = 32;
   std::vector<double> transposed;  // the panel's negative, [block, rows]
-  for (int64_t begin = 0; begin < k; begin += kBlock) {
-    const int64_t end = std::min(k, begin + kBlock), size = end - begin, rows = k - end;
-    Block diagonal(matrix.data() + begin * k + begin, size, size, Eigen::OuterStride<>(k));
-    const Eigen::LLT<Matrix> factor(diagonal);
-    if (factor.info() != Eigen::Success) return false;
-    const Matrix lower = factor.matrixL();
-    if (!lower.allFinite()) return false;
-    diagonal = lower;
+  for (int64_t begin = 0; begin < k; begin += kFactorBlock) {
+    const int64_t end = std::min(k, begin + kFactorBlock), size = end - begin, rows = k - end;
+    double* diagonal = matrix.data() + begin * k + begin;
+    if (!factor_block(diagonal, k, size)) return false;
+    const auto lower = [&](int64_t i, int64_t j) { return diagonal[i * k + j]; };
     transposed.resize(static_cast<size_t>(size * rows));
     const int64_t items = (rows + kRowsPerItem - 1) / kRowsPerItem;
     base::parallel_for(items, num_threads, [&](int64_t item) {
@@ -95,6 +92,16 @@ void multiply_add(const double* a, int64_t ld_a, const double* b, int64_t ld_b, 
 void multiply_add(const double* a, int64_t ld_a, const float* b, int64_t ld_b, double* out, int64_t ld_out,
                   int64_t rows, int64_t inner, int64_t columns) {
   multiply_pieces(a, ld_a, b, ld_b, out, ld_out, rows, inner, columns);
+}
+
+bool factor_block(double* block, int64_t ld, int64_t size) {
+  Block diagonal(block, size, size, Eigen::OuterStride<>(ld));
+  const Eigen::LLT<Matrix> factor(diagonal);
+  if (factor.info() != Eigen::Success) return false;
+  const Matrix lower = factor.matrixL();
+  if (!lower.allFinite()) return false;
+  diagonal = lower;
+  return true;
 }
 
 // Read backwards in both directions the lower factor of the matrix read backwards is the upper one.
