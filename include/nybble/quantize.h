@@ -118,6 +118,11 @@ struct GptqResult {
 Result<GptqResult> quantize_gptq(const DenseWeight& dense, const GridOptions& grid, const GptqOptions& options,
                                  const LayerStatistics& statistics);
 
+// The same on the current CUDA device, bit-equal. GPU memory: k * k * 12 bytes and at most 2 GiB for the rows, which
+// are taken in slabs. kUnsupported where there is no Hopper GPU, kOutOfMemory where its memory is too small.
+Result<GptqResult> quantize_gptq_cuda(const DenseWeight& dense, const GridOptions& grid, const GptqOptions& options,
+                                      const LayerStatistics& statistics);
+
 // AWQ: activation-aware scales, Lin et al. 2024. The weights' columns are multiplied by a scale before they are
 // quantized and the input's features divided by it, so that features that matter are rounded more finely.
 struct AwqOptions {
