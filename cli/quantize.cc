@@ -51,6 +51,7 @@ int run(Options options, const Output& output, const CLI::App& verb) {
     return QuantizeMethod::prepare(options.method, grid, scale_dtype, options.in, options.model, progress.callback());
   }();
   if (!prepared) return output.fail(prepared.error());
+  const auto prepared_at = std::chrono::steady_clock::now();
   QuantizeMethod& method = **prepared;
   const CompressedTensorsScheme scheme = {
       .group_size = grid.group_size, .symmetric = grid.symmetric, .recipe = method.recipe(), .edits = method.edits()};
@@ -61,26 +62,36 @@ int run(Options options, const Output& output, const CLI::App& verb) {
         options.model, progress.callback());
   }();
   if (!written) return output.fail(written.error());
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  const auto end = std::chrono::steady_clock::now();
+  const double seconds = std::chrono::duration<double>(end - begin).count();
+  const double preparing = std::chrono::duration<double>(prepared_at - begin).count();
+  const MethodSeconds& spent = method.seconds();
   output.text("{}: {} layers quantized to 4 bits, {} weights left as they are; {} -> {} in {:.1f} s\n", options.out,
               written->quantized.size(), written->ignored.size(), human_bytes(static_cast<double>(written->bytes_in)),
               human_bytes(static_cast<double>(written->bytes_out)), seconds);
   if (written->kept_shards > 0) output.text("kept {} shards of an earlier run\n", written->kept_shards);
   for (const std::string& file : written->left_out) output.text("not copied: {}\n", file);
   for (const std::string& warning : method.warnings()) output.text("warning: {}\n", warning);
-  return output.finish({{"ok", true},
-                        {"out", options.out},
-                        {"method", scheme.recipe},
-                        {"quantized", written->quantized},
-                        {"ignored", written->ignored},
-                        {"left_out", written->left_out},
-                        {"warnings", method.warnings()},
-                        {"output_errors", method.errors()},
-                        {"kept_shards", written->kept_shards},
-                        {"bytes_in", written->bytes_in},
-                        {"bytes_out", written->bytes_out},
-                        {"seconds", seconds}},
-                       kOk);
+  return output.finish(
+      {{"ok", true},
+       {"out", options.out},
+       {"method", scheme.recipe},
+       {"quantized", written->quantized},
+       {"ignored", written->ignored},
+       {"left_out", written->left_out},
+       {"warnings", method.warnings()},
+       {"output_errors", method.errors()},
+       {"kept_shards", written->kept_shards},
+       {"bytes_in", written->bytes_in},
+       {"bytes_out", written->bytes_out},
+       {"seconds", seconds},
+       {"seconds_by_stage",
+        {{"preparing", preparing},
+         {"statistics", spent.statistics},
+         {"quantizing", spent.quantizing},
+         {"output_errors", spent.errors},
+         {"reading_and_writing", seconds - preparing - spent.statistics - spent.quantizing - spent.errors}}}},
+      kOk);
 }
 
 }  // namespace
@@ -106,7 +117,7 @@ Run add_quantize(CLI::App& app, Output& output) {
   app.add_flag("--resume", options->model.resume, "Keep the shards that an interrupted run finished");
   app.add_flag("--force", options->model.force, "Write into a folder that is not empty");
   app.add_option("--device", options->device,
-                 "Where to quantize: cpu or, rtn only, cuda; the result is the same, bit for bit")
+                 "Where to quantize: cpu or, for rtn and gptq, cuda; the result is the same, bit for bit")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   app.add_option("--threads", options->threads, "CPU threads; 0: all cores")

@@ -1,6 +1,7 @@
 #include "cli/quantize_method.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "base/error.h"
 
@@ -24,6 +25,20 @@ const Taken kTaken[] = {
     {"--range-search", {"rtn"}},    {"--range", {"range", "gptq"}}, {"--norm", {"range", "gptq"}},
     {"--weighted-range", {"gptq"}}, {"--act-order", {"gptq"}},      {"--static-groups", {"gptq"}},
     {"--damping", {"gptq"}},        {"--awq-rows", {"awq"}},        {"--no-clip", {"awq"}},
+};
+
+// Adds the time that it lives to a stage's.
+class Stage {
+ public:
+  explicit Stage(double& seconds) : seconds_(seconds), begin_(Clock::now()) {}
+  ~Stage() { seconds_ += std::chrono::duration<double>(Clock::now() - begin_).count(); }
+  Stage(const Stage&) = delete;
+  Stage& operator=(const Stage&) = delete;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double& seconds_;
+  Clock::time_point begin_;
 };
 
 // AWQ leaves the ranges of queries and keys alone: their products are what counts, not their outputs.
@@ -85,8 +100,8 @@ Result<void> MethodOptions::check(const CLI::App& verb) const {
         method);
   if (statistics.empty() && report_errors)
     return invalid_argument("--report-errors needs --stats FILE: the error is that of the outputs for its inputs");
-  if (on_gpu && method != "rtn")
-    return unsupported("--device cuda: only --method rtn runs there; {} takes cpu", method);
+  if (on_gpu && method != "rtn" && method != "gptq")
+    return unsupported("--device cuda: rtn and gptq run there; --method {} takes cpu", method);
   return {};
 }
 
@@ -140,6 +155,7 @@ Result<QuantizedWeight> QuantizeMethod::quantize(const DenseWeight& dense) {
   grid.scale_dtype = scale_dtype_.value_or(dense.values.dtype == DType::kFp16 ? DType::kFp16 : DType::kBf16);
   std::optional<LayerStatistics> statistics;
   if (statistics_ && statistics_->has(dense.name)) {
+    const Stage stage(seconds_.statistics);
     Result<LayerStatistics> read = statistics_->read(dense.name);
     if (!read) return read.error();
     statistics = std::move(*read);
@@ -159,8 +175,12 @@ Result<QuantizedWeight> QuantizeMethod::quantize(const DenseWeight& dense) {
       statistics = std::move(*input);
     }
   }
-  Result<QuantizedWeight> result = quantize(*weights, grid, statistics);
+  Result<QuantizedWeight> result = [&] {
+    const Stage stage(seconds_.quantizing);
+    return quantize(*weights, grid, statistics);
+  }();
   if (!result || !statistics || !options_.report_errors) return result;
+  const Stage stage(seconds_.errors);
   const Result<double> error = relative_output_error(*weights, *result, *statistics, grid.num_threads);
   if (!error) return error.error();
   errors_[dense.name] = *error;
@@ -202,7 +222,8 @@ Result<QuantizedWeight> QuantizeMethod::calibrated(const DenseWeight& dense, con
                    .damping = options_.damping};
   if (options_.act_order == "static") gptq.act_order = ActOrder::kFull;
   if (options_.act_order == "group-aware") gptq.act_order = ActOrder::kGroupAware;
-  Result<GptqResult> result = quantize_gptq(dense, grid, gptq, statistics);
+  Result<GptqResult> result = options_.on_gpu ? quantize_gptq_cuda(dense, grid, gptq, statistics)
+                                              : quantize_gptq(dense, grid, gptq, statistics);
   if (!result) return result.error();
   warnings_.insert(warnings_.end(), result->warnings.begin(), result->warnings.end());
   return std::move(result->weight);

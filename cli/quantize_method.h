@@ -32,6 +32,13 @@ struct MethodOptions {
   Result<void> check(const CLI::App& verb) const;
 };
 
+// What a run spent in the method, in seconds.
+struct MethodSeconds {
+  double statistics = 0;  // reading and checking the file
+  double quantizing = 0;
+  double errors = 0;  // those that --report-errors asks for
+};
+
 // What a run needs of the method; made before anything is written.
 class QuantizeMethod {
  public:
@@ -47,6 +54,7 @@ class QuantizeMethod {
   TensorEdits edits() const;
 
   const std::vector<std::string>& warnings() const { return warnings_; }
+  const MethodSeconds& seconds() const { return seconds_; }
   // {layer: relative output error} where they were asked for.
   const Json& errors() const { return errors_; }
 
@@ -65,6 +73,7 @@ class QuantizeMethod {
   uint64_t statistics_hash_ = 0;
   std::optional<ScaleFolds> folds_;
   std::vector<std::string> warnings_;
+  MethodSeconds seconds_;
   Json errors_ = Json::object();
 };
 

@@ -177,7 +177,8 @@ class Methods(Case):
         self.assertIn("--report-errors", refuse("--stats", self.stats))
         self.assertIn("--damping", refuse("--method", "rtn", "--damping", "0.1"))
         self.assertIn("gptq", refuse("--method", "range", "--act-order", "static"))
-        self.assertIn("rtn", refuse("--method", "hqq", "--device", "cuda"))
+        self.assertIn("rtn and gptq", refuse("--method", "hqq", "--device", "cuda"))
+        self.assertIn("rtn and gptq", refuse("--method", "awq", "--stats", self.stats, "--device", "cuda"))
         broken = run("quantize", self.model, "--out", self.folder / "out", "--method", "gptq", "--stats", self.model / "model.safetensors")
         self.expect(broken, 3, "no statistics file")
 
