@@ -18,6 +18,7 @@ check includes python3 scripts/check_includes.py
 check headers scripts/check_headers.sh
 check wgmma python3 scripts/gen_wgmma.py --check
 check readme python3 scripts/readme_table.py --check
+check quality python3 scripts/readme_table.py --check docs/quality.md --results bench/results/quality
 check tables python3 scripts/ship_tables.py --check
 check build python3 scripts/check_build.py "$build"
 

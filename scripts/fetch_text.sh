@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Puts text out of Debian packages into .deps/text: heldout.txt and calibration.txt, two of Jane Austen's novels (public domain).
+# Puts text out of Debian packages into .deps/text: heldout.txt and calibration.txt, two of Jane Austen's novels (public
+# domain).
 #   scripts/fetch_text.sh              these two
 #   scripts/fetch_text.sh --training   training.txt, too: the other novels and documentation, about 100 MB
 # Packages are fetched by apt and unpacked, not installed; needs no root. The novels are checked by SHA-256.
@@ -14,7 +15,7 @@ training=no
 case "${1:-}" in
   '') ;;
   --training) training=yes ;;
-  -h | --help) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+  -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
   *) say "unknown option $1 (there is only --training)"; exit 2 ;;
 esac
 
@@ -32,7 +33,10 @@ mkdir "$part/text"
 
 fetch_and_unpack() {
   say "fetching $# Debian packages"
-  (cd "$part" && apt-get download -q "$@") > "$part/log" 2>&1 < /dev/null || { tail -n 5 "$part/log" >&2; die "apt-get could not fetch: $*"; }
+  if ! (cd "$part" && apt-get download -q "$@") > "$part/log" 2>&1 < /dev/null; then
+    tail -n 5 "$part/log" >&2
+    die "apt-get could not fetch: $*"
+  fi
   local package
   for package in "$@"; do
     mkdir -p "$part/packages/$package"
@@ -40,7 +44,9 @@ fetch_and_unpack() {
   done
 }
 
-extract() { python3 "$ROOT/scripts/debian_text.py" "$1" "$part/packages" "$part/text" || die "no text out of the packages"; }
+extract() {
+  python3 "$ROOT/scripts/debian_text.py" "$1" "$part/packages" "$part/text" || die "no text out of the packages"
+}
 
 fetch_and_unpack r-cran-janeaustenr
 extract novels

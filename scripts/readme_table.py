@@ -8,6 +8,9 @@ A table stands between the lines <!-- table:NAME:begin --> and <!-- table:NAME:e
     floor    share of the speed that memory or tensor cores allow
     dense    how many times as fast as dense cuBLAS, and the geometric mean of all shapes measured
     humming  the same against humming-kernels, as bench/peers/humming.py measures it
+    quality_smollm2, quality_debian
+             perplexity, divergence from the dense model and agreement of each way to quantize that model (--results
+             bench/results/quality, which examples/quality.py writes)
 A document has one of each at most. --check changes nothing and fails when a document does not say what the result files
 say.
 """
@@ -115,7 +118,42 @@ def humming_table(folder):
                  "chip; " + SETTING, "{:.2f}×".format, folder, with_mean=True)
 
 
-TABLES = {"times": times_table, "floor": floor_table, "dense": dense_table, "humming": humming_table}
+def quality_table(folder, model):
+    path = folder / f"{model}.json"
+    if not path.is_file():
+        return "Not measured yet.\n"
+    result = result_files.load(path)
+    groups = sorted({row["group_size"] for row in result["rows"]}, reverse=True)
+    found = {(row["method"], row["grid"], row["group_size"]): row for row in result["rows"]}
+    shown = (("KL", "mean_kl", "{:.4f}"), ("perplexity", "perplexity", "{:.3f}"), ("top-1", "top1_agreement", "{:.3f}"))
+    lines = ["| method | grid | " + " | ".join(f"{title} g{group}" for title, _, _ in shown for group in groups) + " |",
+             "|---|---|" + "---|" * (len(shown) * len(groups))]
+    for method, grid in dict.fromkeys((row["method"], row["grid"]) for row in result["rows"]):
+        cells = [form.format(found[method, grid, group][key]) if (method, grid, group) in found else ""
+                 for _, key, form in shown for group in groups]
+        lines.append(f"| {method} | {grid} | " + " | ".join(cells) + " |")
+    protocol = result["protocol"]
+    words = [f"Dense perplexity {result['dense_perplexity']:.3f}; {protocol['tokens']} tokens scored in windows of "
+             f"{protocol['context']} every {protocol['stride']}; calibrated on {protocol['calibration_tokens']} tokens. KL in "
+             "nats a token.", "", *lines, ""]
+    if "own_grid" in result:
+        grid = result["own_grid"]
+        words += [f"Asymmetric RTN at 32 finds {grid['equal']} of the file's own {grid['codes']} codes again "
+                  f"({100 * grid['equal'] / grid['codes']:.3f} %).", ""]
+    return "\n".join([*words, f"From `{path.name}`: {result['runs']}; {result['processor']}, commit {result['commit']}, "
+                      f"{result['date'][:10]}.", ""])
+
+
+def quality_smollm2_table(folder):
+    return quality_table(folder, "SmolLM2-135M-Instruct")
+
+
+def quality_debian_table(folder):
+    return quality_table(folder, "debian-llama")
+
+
+TABLES = {"times": times_table, "floor": floor_table, "dense": dense_table, "humming": humming_table,
+          "quality_smollm2": quality_smollm2_table, "quality_debian": quality_debian_table}
 
 
 def with_tables(text, document, folder):

@@ -56,9 +56,7 @@ class CpuDecoder final : public Decoder {
 };
 
 Result<void> CpuDecoder::load(const std::string& model, const DecoderOptions& options) {
-  const Result<nybble::GgufMetadata> metadata = nybble::GgufMetadata::read(model);
-  if (!metadata) return metadata.error();
-  const Result<Config> config = read_config(*metadata);
+  const Result<Config> config = read_config(model);
   if (!config) return config.error();
   config_ = *config;
   const Result<WeightSource> source = WeightSource::open(model, options.weights);
@@ -70,7 +68,7 @@ Result<void> CpuDecoder::load(const std::string& model, const DecoderOptions& op
     if (error) return Linear();
     const Result<LayerWeight> weight = source->layer(name, n, k);
     if (!weight) return error = weight.error(), Linear();
-    Result<Linear> made = Linear::make(name, *weight, dense);
+    Result<Linear> made = Linear::make(source->stored_name(name), *weight, dense);
     if (!made) return error = made.error(), Linear();
     ++(made->is_4bit() ? in_4bit : in_fp32);
     return std::move(*made);
@@ -107,10 +105,9 @@ Result<void> CpuDecoder::load(const std::string& model, const DecoderOptions& op
   }
   if (error) return *error;
   if (options.weights && source->layers_from_weights() == 0)
-    return Error{
-        ErrorCode::kInvalidArgument,
-        fmt::format("{}: holds none of the model's layers; they are named as in the GGUF file, e.g. blk.0.attn_q",
-                    *options.weights)};
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("{}: holds none of the model's layers; they are named as in the model, e.g. {}",
+                             *options.weights, source->stored_name("blk.0.attn_q"))};
   description_ = fmt::format(
       "cpu, {} threads: {} layers in 4 bits through nybble, {} in fp32{}", workers_.count(), in_4bit, in_fp32,
       options.weights ? fmt::format("; {} of them from {}", source->layers_from_weights(), *options.weights) : "");
@@ -214,18 +211,18 @@ void CpuDecoder::prepare_rotation(int64_t m) {
   }
 }
 
-// GGUF keeps the rows of attn_q and attn_k of this architecture permuted so that neighbours (2i, 2i + 1) are rotated
-// together, where the original layout pairs i with i + rope_dim / 2.
 void CpuDecoder::rotate(float* vectors, int64_t heads, int64_t m) const {
   const int64_t pairs = config_.rope_dim / 2;
+  const int64_t step = config_.rotates_halves ? 1 : 2, apart = config_.rotates_halves ? pairs : 1;
   for (int64_t row = 0; row < m; ++row) {
     for (int64_t head = 0; head < heads; ++head) {
       float* vector = vectors + (row * heads + head) * config_.head_dim;
       for (int64_t pair = 0; pair < pairs; ++pair) {
         const float c = cosines_[row * pairs + pair], s = sines_[row * pairs + pair];
-        const float a = vector[2 * pair], b = vector[2 * pair + 1];
-        vector[2 * pair] = a * c - b * s;
-        vector[2 * pair + 1] = a * s + b * c;
+        float* first = vector + step * pair;
+        const float a = first[0], b = first[apart];
+        first[0] = a * c - b * s;
+        first[apart] = a * s + b * c;
       }
     }
   }

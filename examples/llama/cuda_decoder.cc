@@ -150,9 +150,7 @@ Result<void> CudaDecoder::load(const std::string& model, const DecoderOptions& o
   Result<nybble::Device> device = nybble::Device::cuda();
   if (!device) return device.error();
   device_ = std::move(*device);
-  const Result<nybble::GgufMetadata> metadata = nybble::GgufMetadata::read(model);
-  if (!metadata) return metadata.error();
-  const Result<Config> config = read_config(*metadata);
+  const Result<Config> config = read_config(model);
   if (!config) return config.error();
   config_ = *config;
   if (config_.head_dim > gpu::kMostHeadDim)
@@ -225,10 +223,9 @@ Result<void> CudaDecoder::load(const std::string& model, const DecoderOptions& o
   }
   if (error) return *error;
   if (options.weights && source->layers_from_weights() == 0)
-    return Error{
-        ErrorCode::kInvalidArgument,
-        fmt::format("{}: holds none of the model's layers; they are named as in the GGUF file, e.g. blk.0.attn_q",
-                    *options.weights)};
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("{}: holds none of the model's layers; they are named as in the model, e.g. {}",
+                             *options.weights, source->stored_name("blk.0.attn_q"))};
 
   const int64_t m = kPiece;
   for (const auto& [array, count] :
@@ -308,7 +305,8 @@ Result<void> CudaDecoder::run(GpuLinear& layer, const __half* act, int m, float*
 Result<void> CudaDecoder::enqueue(int m, LogitsOf which) {
   const int width = static_cast<int>(config_.embedding);
   const gpu::Heads heads = {static_cast<int>(config_.heads), static_cast<int>(config_.kv_heads),
-                            static_cast<int>(config_.head_dim), static_cast<int>(config_.rope_dim)};
+                            static_cast<int>(config_.head_dim), static_cast<int>(config_.rope_dim),
+                            config_.rotates_halves};
   std::optional<Error> error;
   const auto multiply = [&](GpuLinear& layer, const DeviceArray<__half>& act, DeviceArray<float>& out) {
     if (error) return;

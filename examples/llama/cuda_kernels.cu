@@ -44,14 +44,15 @@ __global__ void rotate_and_store_kernel(float* query, const float* key, const fl
   const int64_t row = blockIdx.x, position = *length + row;
   const int64_t width = int64_t{heads.kv_heads} * heads.head_dim;
   const int pairs = heads.head_dim / 2, all = (heads.heads + heads.kv_heads) * pairs;
+  const int step = heads.rotates_halves ? 1 : 2, apart = heads.rotates_halves ? pairs : 1;
   for (int item = threadIdx.x; item < all; item += blockDim.x) {
     const int head = item / pairs, pair = item % pairs;
     const bool is_query = head < heads.heads;
-    const int64_t at = is_query ? (row * heads.heads + head) * heads.head_dim + 2 * pair
-                                : row * width + (head - heads.heads) * heads.head_dim + 2 * pair;
+    const int64_t at = is_query ? (row * heads.heads + head) * heads.head_dim + step * pair
+                                : row * width + (head - heads.heads) * heads.head_dim + step * pair;
     const float* from = is_query ? query + at : key + at;
-    float* to = is_query ? query + at : keys + position * width + (head - heads.heads) * heads.head_dim + 2 * pair;
-    const float a = from[0], b = from[1];
+    float* to = is_query ? query + at : keys + position * width + (head - heads.heads) * heads.head_dim + step * pair;
+    const float a = from[0], b = from[apart];
     float c = 1, s = 0;
     if (2 * pair < heads.rope_dim) {
       const double angle = static_cast<double>(position) * frequencies[pair];
@@ -59,7 +60,7 @@ __global__ void rotate_and_store_kernel(float* query, const float* key, const fl
       s = static_cast<float>(sin(angle));
     }
     to[0] = a * c - b * s;
-    to[1] = a * s + b * c;
+    to[apart] = a * s + b * c;
   }
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) values[position * width + i] = value[row * width + i];
 }

@@ -12,6 +12,7 @@ namespace llama::gpu {
 // The shape of attention.
 struct Heads {
   int heads, kv_heads, head_dim, rope_dim;
+  bool rotates_halves;  // i and i + head_dim / 2 together, not neighbours; then rope_dim is head_dim
 };
 
 inline constexpr int kMostHeadDim = 256;
@@ -22,8 +23,8 @@ void embed(const float* table, const int32_t* tokens, int m, int width, float* x
 // outputs that are given.
 void add_and_normalize(float* x, const float* delta, const float* weight, float epsilon, int m, int width, __half* out,
                        float* out_fp32, cudaStream_t stream);
-// Rotates neighbours in query[m, heads * head_dim] (in place) and key[m, kv_heads * head_dim] and puts key and value
-// into row *length + i of their caches. `frequencies`: [rope_dim / 2], radians a position.
+// Rotates pairs of numbers in query[m, heads * head_dim] (in place) and key[m, kv_heads * head_dim] and puts key and
+// value into row *length + i of their caches. `frequencies`: [rope_dim / 2], radians a position.
 void rotate_and_store(float* query, const float* key, const float* value, const double* frequencies,
                       const int32_t* length, int m, Heads heads, float* keys, float* values, cudaStream_t stream);
 // out[m, heads * head_dim] = softmax(query x keys / sqrt(head_dim)) x values over the rows up to *length + i.

@@ -1,4 +1,5 @@
-// nybble-llama: runs Llama-family models from GGUF files, measures them, and collects statistics for quantizers.
+// nybble-llama: runs Llama-family models from GGUF files and Hugging Face folders, measures them, and collects
+// statistics for quantizers.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -6,6 +7,7 @@
 #include <cstdio>
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 
 #include "chat.h"
 #include "collect.h"
@@ -18,7 +20,8 @@ namespace {
 struct Options {
   std::string model;
   std::optional<std::string> weights, against, system;
-  bool dense = false, chat = false, cuda = false;
+  std::vector<std::string> candidates;  // perplexity: each measured as `weights`
+  bool dense = false, chat = false, cuda = false, json = false;
   int threads = 0;
   std::string prompt, text, out;
   int64_t max_tokens = 0;  // of the text; 0: all
@@ -40,26 +43,36 @@ Result<std::string> read_file(const std::string& path) {
 }
 
 struct Opened {
-  nybble::GgufMetadata metadata;
+  std::optional<nybble::GgufMetadata> metadata;  // of a GGUF file
   Tokenizer tokenizer;
   std::unique_ptr<Decoder> decoder;
 };
 
-Result<Opened> open(const Options& options, ActObserver observer = {}) {
-  Result<nybble::GgufMetadata> metadata = nybble::GgufMetadata::read(options.model);
-  if (!metadata) return metadata.error();
-  Result<Tokenizer> tokenizer = Tokenizer::from_gguf(*metadata);
-  if (!tokenizer) return tokenizer.error();
+Result<std::unique_ptr<Decoder>> open_decoder(const Options& options, const std::optional<std::string>& weights,
+                                              ActObserver observer) {
   DecoderOptions how;
-  how.weights = options.weights;
+  how.weights = weights;
   how.dense = options.dense;
   how.num_threads = options.threads;
   how.observer = std::move(observer);
   Result<std::unique_ptr<Decoder>> decoder =
       options.cuda ? make_cuda_decoder(options.model, how) : make_cpu_decoder(options.model, how);
+  if (decoder) fmt::print(stderr, "{}\n", (*decoder)->describe());
+  return decoder;
+}
+
+Result<Opened> open(const Options& options, ActObserver observer = {}) {
+  std::optional<nybble::GgufMetadata> metadata;
+  if (!is_hugging_face_folder(options.model)) {
+    Result<nybble::GgufMetadata> read = nybble::GgufMetadata::read(options.model);
+    if (!read) return read.error();
+    metadata = std::move(*read);
+  }
+  Result<Tokenizer> tokenizer = metadata ? Tokenizer::from_gguf(*metadata) : Tokenizer::from_folder(options.model);
+  if (!tokenizer) return tokenizer.error();
+  Result<std::unique_ptr<Decoder>> decoder = open_decoder(options, options.weights, std::move(observer));
   if (!decoder) return decoder.error();
-  fmt::print(stderr, "{}\n", (*decoder)->describe());
-  return Opened{std::move(*metadata), std::move(*tokenizer), std::move(*decoder)};
+  return Opened{std::move(metadata), std::move(*tokenizer), std::move(*decoder)};
 }
 
 Result<std::vector<int32_t>> tokens_of_text(const Options& options, const Tokenizer& tokenizer) {
@@ -84,9 +97,14 @@ int run_generate(const Options& options) {
   Result<Opened> opened = open(options);
   if (!opened) return fail(opened.error());
   const Tokenizer& tokenizer = opened->tokenizer;
-  Result<std::vector<int32_t>> prompt = options.chat
-                                            ? chat_tokens(opened->metadata, tokenizer, {options.system, options.prompt})
-                                            : tokenizer.encode(options.prompt, true);
+  if (options.chat && !opened->metadata)
+    return fail(
+        {ErrorCode::kUnsupported, fmt::format("{}: chats need a GGUF file, whose template is read; give the whole "
+                                              "text as a plain prompt",
+                                              options.model)});
+  Result<std::vector<int32_t>> prompt =
+      options.chat ? chat_tokens(*opened->metadata, tokenizer, {options.system, options.prompt})
+                   : tokenizer.encode(options.prompt, true);
   if (!prompt) return fail(prompt.error());
   if (tokenizer.has_begin()) prompt->insert(prompt->begin(), tokenizer.begin());
   if (!options.chat) fmt::print("{}", options.prompt);
@@ -110,10 +128,21 @@ int run_generate(const Options& options) {
 }
 
 int run_perplexity(const Options& options) {
-  Result<Opened> opened = open(options);
+  Options first = options;
+  if (!options.candidates.empty()) first.weights = options.candidates.front();
+  Result<Opened> opened = open(first);
   if (!opened) return fail(opened.error());
   const Result<std::vector<int32_t>> tokens = tokens_of_text(options, opened->tokenizer);
   if (!tokens) return fail(tokens.error());
+  std::vector<std::unique_ptr<Decoder>> owned;
+  owned.push_back(std::move(opened->decoder));
+  for (size_t i = 1; i < options.candidates.size(); ++i) {
+    Result<std::unique_ptr<Decoder>> decoder = open_decoder(options, options.candidates[i], {});
+    if (!decoder) return fail(decoder.error());
+    owned.push_back(std::move(*decoder));
+  }
+  std::vector<Decoder*> decoders;
+  for (const auto& decoder : owned) decoders.push_back(decoder.get());
   std::unique_ptr<Decoder> against;
   if (options.against) {
     DecoderOptions how;
@@ -123,14 +152,35 @@ int run_perplexity(const Options& options) {
     if (!decoder) return fail(decoder.error());
     against = std::move(*decoder);
   }
-  const Result<Perplexity> result =
-      measure_perplexity(*opened->decoder, against.get(), *tokens, options.perplexity, progress_line("scored"));
-  if (!result) return fail(result.error());
-  fmt::print("tokens scored     {}\nmean nll          {:.6f} nats\nperplexity        {:.4f}\n", result->scored,
-             result->mean_nll, result->perplexity);
-  if (result->compared)
-    fmt::print("against           perplexity {:.4f}\nmean KL           {:.6f} nats\ntop-1 agreement   {:.4f}\n",
-               result->other_perplexity, result->mean_kl, result->top1_agreement);
+  PerplexityOptions how = options.perplexity;
+  how.num_threads = options.threads;
+  const Result<std::vector<Perplexity>> results =
+      measure_perplexity(decoders, against.get(), *tokens, how, progress_line("scored"));
+  if (!results) return fail(results.error());
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < results->size(); ++i) {
+    const Perplexity& result = (*results)[i];
+    const std::string weights = options.candidates.empty() ? options.model : options.candidates[i];
+    if (options.json) {
+      rows.push_back({{"weights", weights},
+                      {"runs", decoders[i]->describe()},
+                      {"tokens", result.scored},
+                      {"mean_nll", result.mean_nll},
+                      {"perplexity", result.perplexity}});
+      if (result.compared)
+        rows.back().update({{"against_perplexity", result.other_perplexity},
+                            {"mean_kl", result.mean_kl},
+                            {"top1_agreement", result.top1_agreement}});
+      continue;
+    }
+    if (options.candidates.size() > 1) fmt::print("{}{}\n", i == 0 ? "" : "\n", weights);
+    fmt::print("tokens scored     {}\nmean nll          {:.6f} nats\nperplexity        {:.4f}\n", result.scored,
+               result.mean_nll, result.perplexity);
+    if (result.compared)
+      fmt::print("against           perplexity {:.4f}\nmean KL           {:.6f} nats\ntop-1 agreement   {:.4f}\n",
+                 result.other_perplexity, result.mean_kl, result.top1_agreement);
+  }
+  if (options.json) fmt::print("{}\n", rows.dump(1));
   return 0;
 }
 
@@ -150,14 +200,13 @@ int run_collect(const Options& options) {
 
 int run(int argc, char** argv) {
   Options options;
-  CLI::App app("Runs Llama-family models from GGUF files on nybble's 4-bit layers.", "nybble-llama");
+  CLI::App app("Runs Llama-family models from GGUF files and Hugging Face folders on nybble's 4-bit layers.",
+               "nybble-llama");
   app.require_subcommand(1);
   int status = 0;
   const auto command = [&](const char* name, const char* words, int (*body)(const Options&)) {
     CLI::App* sub = app.add_subcommand(name, words);
-    sub->add_option("model", options.model, "a .gguf file, or a folder with one")->required();
-    sub->add_option("--weights", options.weights,
-                    "another checkpoint: its layers and tensors, where named alike, come before the model's");
+    sub->add_option("model", options.model, "a .gguf file or a folder with one, or a Hugging Face folder")->required();
     sub->add_flag("--dense", options.dense, "run 4-bit layers dequantized to fp32: the reference");
     sub->add_option("--threads", options.threads, "0: all cores")->check(CLI::Range(0, 1024));
     sub->callback([&, body] { status = body(options); });
@@ -174,6 +223,11 @@ int run(int argc, char** argv) {
   generate->add_option("--seed", options.generate.seed, "of the draw, with a temperature");
 
   CLI::App* perplexity = command("perplexity", "how well the model predicts a text", run_perplexity);
+  constexpr char kWeights[] = "another checkpoint: its layers and tensors, where named alike, come before the model's";
+  perplexity
+      ->add_option("--weights", options.candidates, fmt::format("{}; given several times, each is measured", kWeights))
+      ->allow_extra_args(false);
+  perplexity->add_flag("--json", options.json, "print an array with an object for each");
   perplexity->add_option("--context", options.perplexity.context, "tokens of a window");
   perplexity->add_option("--stride", options.perplexity.stride, "tokens from window to window");
   perplexity->add_option("--against", options.against,
@@ -185,6 +239,7 @@ int run(int argc, char** argv) {
     sub->add_option("--text", options.text, "a UTF-8 text file")->required();
     sub->add_option("--max-tokens", options.max_tokens, "use only the beginning of the text; 0: all");
   }
+  for (CLI::App* sub : {generate, collect}) sub->add_option("--weights", options.weights, kWeights);
   for (CLI::App* sub : {generate, perplexity})
     sub->add_option("--device", device, "cpu or cuda")
         ->check(CLI::IsMember({"cpu", "cuda"}))

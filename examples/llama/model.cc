@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 
 namespace llama {
 namespace {
@@ -58,6 +59,18 @@ class Reader {
 
 }  // namespace
 
+bool is_hugging_face_folder(const std::string& model) {
+  std::error_code ignored;
+  return std::filesystem::is_regular_file(std::filesystem::path(model) / "config.json", ignored);
+}
+
+Result<Config> read_config(const std::string& model) {
+  if (is_hugging_face_folder(model)) return read_folder_config(model);
+  const Result<nybble::GgufMetadata> metadata = nybble::GgufMetadata::read(model);
+  if (!metadata) return metadata.error();
+  return read_config(*metadata);
+}
+
 Result<Config> read_config(const nybble::GgufMetadata& metadata) {
   const Result<std::string> architecture = metadata.text("general.architecture");
   if (!architecture) return architecture.error();
@@ -105,6 +118,7 @@ Result<Config> read_config(const nybble::GgufMetadata& metadata) {
 
 Result<WeightSource> WeightSource::open(const std::string& model, const std::optional<std::string>& weights) {
   WeightSource source;
+  source.hugging_face_ = is_hugging_face_folder(model);
   Result<std::unique_ptr<nybble::Checkpoint>> opened = nybble::open_checkpoint(model);
   if (!opened) return opened.error();
   source.model_ = std::move(*opened);
@@ -121,19 +135,45 @@ std::vector<const nybble::Checkpoint*> WeightSource::in_order() const {
   return {weights_.get(), model_.get()};
 }
 
-bool WeightSource::has_layer(const std::string& name) const {
+std::string WeightSource::stored_name(const std::string& name) const {
+  if (!hugging_face_) return name;
+  constexpr std::pair<const char*, const char*> kWhole[] = {
+      {"token_embd", "model.embed_tokens"}, {"output", "lm_head"}, {"output_norm.weight", "model.norm.weight"}};
+  for (const auto& [gguf, ours] : kWhole)
+    if (name == gguf) return ours;
+  constexpr std::pair<std::string_view, const char*> kOfBlock[] = {
+      {"attn_norm.weight", "input_layernorm.weight"},
+      {"attn_q", "self_attn.q_proj"},
+      {"attn_k", "self_attn.k_proj"},
+      {"attn_v", "self_attn.v_proj"},
+      {"attn_output", "self_attn.o_proj"},
+      {"ffn_norm.weight", "post_attention_layernorm.weight"},
+      {"ffn_gate", "mlp.gate_proj"},
+      {"ffn_up", "mlp.up_proj"},
+      {"ffn_down", "mlp.down_proj"}};
+  const size_t number = name.find('.') + 1, part = name.find('.', number) + 1;  // blk.NUMBER.PART
+  for (const auto& [gguf, ours] : kOfBlock)
+    if (name.starts_with("blk.") && name.substr(part) == gguf)
+      return fmt::format("model.layers.{}.{}", name.substr(number, part - number - 1), ours);
+  return name;
+}
+
+bool WeightSource::has_layer(const std::string& asked) const {
   const auto order = in_order();
+  const std::string name = stored_name(asked);
   return std::any_of(order.begin(), order.end(),
                      [&](const nybble::Checkpoint* checkpoint) { return find_layer(*checkpoint, name) != nullptr; });
 }
 
-Result<int64_t> WeightSource::layer_rows(const std::string& name) const {
+Result<int64_t> WeightSource::layer_rows(const std::string& asked) const {
+  const std::string name = stored_name(asked);
   for (const nybble::Checkpoint* checkpoint : in_order())
     if (const nybble::LayerInfo* info = find_layer(*checkpoint, name)) return info->n;
   return Error{ErrorCode::kInvalidData, fmt::format("the model has no layer {}", name)};
 }
 
-Result<LayerWeight> WeightSource::layer(const std::string& name, int64_t n, int64_t k) const {
+Result<LayerWeight> WeightSource::layer(const std::string& asked, int64_t n, int64_t k) const {
+  const std::string name = stored_name(asked);
   for (const nybble::Checkpoint* checkpoint : in_order()) {
     const nybble::LayerInfo* info = find_layer(*checkpoint, name);
     if (info == nullptr) continue;
@@ -154,13 +194,15 @@ Result<LayerWeight> WeightSource::layer(const std::string& name, int64_t n, int6
   return Error{ErrorCode::kInvalidData, fmt::format("the model has no layer {}", name)};
 }
 
-bool WeightSource::has_vector(const std::string& name) const {
+bool WeightSource::has_vector(const std::string& asked) const {
   const auto order = in_order();
+  const std::string name = stored_name(asked);
   return std::any_of(order.begin(), order.end(),
                      [&](const nybble::Checkpoint* checkpoint) { return find_tensor(*checkpoint, name).has_value(); });
 }
 
-Result<std::vector<float>> WeightSource::vector(const std::string& name, int64_t count) const {
+Result<std::vector<float>> WeightSource::vector(const std::string& asked, int64_t count) const {
+  const std::string name = stored_name(asked);
   for (const nybble::Checkpoint* checkpoint : in_order()) {
     const std::optional<nybble::OtherTensor> tensor = find_tensor(*checkpoint, name);
     if (!tensor) continue;

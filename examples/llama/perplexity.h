@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "decoder.h"
 
@@ -12,6 +13,7 @@ namespace llama {
 struct PerplexityOptions {
   int64_t context = 512;  // tokens a window holds
   int64_t stride = 256;   // from window to window; a token is scored in the first window that holds it
+  int num_threads = 0;    // of what is done with logits; 0: as many as the machine has
 };
 
 struct Perplexity {
@@ -25,9 +27,10 @@ struct Perplexity {
   double other_perplexity = 0;
 };
 
-// `against` may be null. `progress(done, total)` counts scored tokens and may be empty.
-Result<Perplexity> measure_perplexity(Decoder& decoder, Decoder* against, std::span<const int32_t> tokens,
-                                      const PerplexityOptions& options,
-                                      const std::function<void(int64_t, int64_t)>& progress);
+// Of each of `decoders`, in their order, all in one pass over the text. `against` may be null. `progress(done, total)`
+// counts scored tokens and may be empty.
+Result<std::vector<Perplexity>> measure_perplexity(std::span<Decoder* const> decoders, Decoder* against,
+                                                   std::span<const int32_t> tokens, const PerplexityOptions& options,
+                                                   const std::function<void(int64_t, int64_t)>& progress);
 
 }  // namespace llama

@@ -28,6 +28,8 @@ std::string letter_of(int byte) {
 }  // namespace
 
 Result<Tokenizer> Tokenizer::from_gguf(const nybble::GgufMetadata& metadata) {
+  TokenizerTables tables;
+  tables.source = metadata.path();
   const auto broken = [&](const std::string& words) {
     return Error{ErrorCode::kInvalidData, fmt::format("{}: {}", metadata.path(), words)};
   };
@@ -37,55 +39,30 @@ Result<Tokenizer> Tokenizer::from_gguf(const nybble::GgufMetadata& metadata) {
     return Error{ErrorCode::kUnsupported,
                  fmt::format("{}: its tokenizer is of the kind '{}'; byte-level BPE ('gpt2') can be done",
                              metadata.path(), *model)};
-  Tokenizer tokenizer;
-  const Result<std::string> pre = metadata.text("tokenizer.ggml.pre");
+  Result<std::string> pre = metadata.text("tokenizer.ggml.pre");
   if (!pre) return pre.error();
-  Result<std::shared_ptr<const PreTokenizer>> words = PreTokenizer::make(*pre);
-  if (!words) return Error{words.error().code, fmt::format("{}: {}", metadata.path(), words.error().message)};
-  tokenizer.words_ = std::move(*words);
-
+  tables.pre = std::move(*pre);
   Result<std::vector<std::string>> tokens = metadata.texts("tokenizer.ggml.tokens");
   if (!tokens) return tokens.error();
-  tokenizer.tokens_ = std::move(*tokens);
-  const auto count = static_cast<int64_t>(tokenizer.tokens_.size());
-  if (count == 0 || count > INT32_MAX) return broken(fmt::format("has {} tokens", count));
-  for (int64_t i = 0; i < count; ++i) tokenizer.numbers_.emplace(tokenizer.tokens_[i], static_cast<int32_t>(i));
+  tables.tokens = std::move(*tokens);
+  const auto count = static_cast<int64_t>(tables.tokens.size());
 
-  tokenizer.special_.assign(count, false);
+  tables.special.assign(tables.tokens.size(), false);
   if (metadata.has("tokenizer.ggml.token_type")) {
     const Result<std::vector<int64_t>> types = metadata.integers("tokenizer.ggml.token_type");
     if (!types) return types.error();
     if (static_cast<int64_t>(types->size()) != count)
       return broken(fmt::format("tokenizer.ggml.token_type has {} elements for {} tokens", types->size(), count));
-    for (int64_t i = 0; i < count; ++i)
-      if (((*types)[i] == kControl || (*types)[i] == kUserDefined) && !tokenizer.tokens_[i].empty()) {
-        tokenizer.special_[i] = true;
-        tokenizer.special_numbers_.push_back(static_cast<int32_t>(i));
-      }
+    for (int64_t i = 0; i < count; ++i) tables.special[i] = (*types)[i] == kControl || (*types)[i] == kUserDefined;
   }
-  std::stable_sort(tokenizer.special_numbers_.begin(), tokenizer.special_numbers_.end(),
-                   [&](int32_t a, int32_t b) { return tokenizer.tokens_[a].size() > tokenizer.tokens_[b].size(); });
-
   const Result<std::vector<std::string>> merges = metadata.texts("tokenizer.ggml.merges");
   if (!merges) return merges.error();
-  for (size_t rank = 0; rank < merges->size(); ++rank) {
-    const std::string& merge = (*merges)[rank];
+  for (const std::string& merge : *merges) {
     const size_t space = merge.find(' ', 1);
-    const auto wrong = [&](const char* words) {
-      return broken(fmt::format("tokenizer.ggml.merges: number {} {}", rank, words));
-    };
-    if (space == std::string::npos) return wrong("is not two tokens with a space between");
-    const std::string left = merge.substr(0, space), right = merge.substr(space + 1);
-    const auto a = tokenizer.numbers_.find(left), b = tokenizer.numbers_.find(right),
-               both = tokenizer.numbers_.find(left + right);
-    if (a == tokenizer.numbers_.end() || b == tokenizer.numbers_.end() || both == tokenizer.numbers_.end())
-      return wrong("names what is no token");
-    tokenizer.merges_.emplace(static_cast<uint64_t>(a->second) << 32 | static_cast<uint32_t>(b->second),
-                              Merge{static_cast<int32_t>(rank), both->second});
-  }
-  for (int byte = 0; byte < 256; ++byte) {
-    const auto at = tokenizer.numbers_.find(letter_of(byte));
-    tokenizer.byte_tokens_[byte] = at == tokenizer.numbers_.end() ? -1 : at->second;
+    if (space == std::string::npos)
+      return broken(
+          fmt::format("tokenizer.ggml.merges: number {} is not two tokens with a space between", tables.merges.size()));
+    tables.merges.emplace_back(merge.substr(0, space), merge.substr(space + 1));
   }
 
   const auto token_of = [&](const char* key) -> Result<int32_t> {
@@ -98,20 +75,59 @@ Result<Tokenizer> Tokenizer::from_gguf(const nybble::GgufMetadata& metadata) {
     if (!metadata.has(key)) continue;
     const Result<int32_t> end = token_of(key);
     if (!end) return end.error();
-    tokenizer.ends_.push_back(*end);
+    tables.ends.push_back(*end);
   }
-  for (const char* name : {"<|im_end|>", "<|endoftext|>"})
-    if (const auto at = tokenizer.numbers_.find(name); at != tokenizer.numbers_.end())
-      tokenizer.ends_.push_back(at->second);
   if (metadata.has("tokenizer.ggml.add_bos_token")) {
     const Result<bool> wanted = metadata.boolean("tokenizer.ggml.add_bos_token");
     if (!wanted) return wanted.error();
     if (*wanted) {
       const Result<int32_t> begin = token_of("tokenizer.ggml.bos_token_id");
       if (!begin) return begin.error();
-      tokenizer.begin_ = *begin;
+      tables.begin = *begin;
     }
   }
+  return make(std::move(tables));
+}
+
+Result<Tokenizer> Tokenizer::make(TokenizerTables tables) {
+  const auto broken = [&](const std::string& words) {
+    return Error{ErrorCode::kInvalidData, fmt::format("{}: {}", tables.source, words)};
+  };
+  Tokenizer tokenizer;
+  Result<std::shared_ptr<const PreTokenizer>> words = PreTokenizer::make(tables.pre);
+  if (!words) return Error{words.error().code, fmt::format("{}: {}", tables.source, words.error().message)};
+  tokenizer.words_ = std::move(*words);
+  tokenizer.tokens_ = std::move(tables.tokens);
+  tokenizer.begin_ = tables.begin;
+  tokenizer.ends_ = std::move(tables.ends);
+
+  const size_t count = tokenizer.tokens_.size();
+  if (count == 0 || count > INT32_MAX) return broken(fmt::format("has {} tokens", count));
+  for (size_t i = 0; i < count; ++i) tokenizer.numbers_.emplace(tokenizer.tokens_[i], static_cast<int32_t>(i));
+  tokenizer.special_.assign(count, false);
+  for (size_t i = 0; i < count; ++i)
+    if (tables.special[i] && !tokenizer.tokens_[i].empty()) {
+      tokenizer.special_[i] = true;
+      tokenizer.special_numbers_.push_back(static_cast<int32_t>(i));
+    }
+  std::stable_sort(tokenizer.special_numbers_.begin(), tokenizer.special_numbers_.end(),
+                   [&](int32_t a, int32_t b) { return tokenizer.tokens_[a].size() > tokenizer.tokens_[b].size(); });
+  for (size_t rank = 0; rank < tables.merges.size(); ++rank) {
+    const auto& [left, right] = tables.merges[rank];
+    const auto a = tokenizer.numbers_.find(left), b = tokenizer.numbers_.find(right),
+               both = tokenizer.numbers_.find(left + right);
+    if (a == tokenizer.numbers_.end() || b == tokenizer.numbers_.end() || both == tokenizer.numbers_.end())
+      return broken(fmt::format("merge number {} names what is no token", rank));
+    tokenizer.merges_.emplace(static_cast<uint64_t>(a->second) << 32 | static_cast<uint32_t>(b->second),
+                              Merge{static_cast<int32_t>(rank), both->second});
+  }
+  for (int byte = 0; byte < 256; ++byte) {
+    const auto at = tokenizer.numbers_.find(letter_of(byte));
+    tokenizer.byte_tokens_[byte] = at == tokenizer.numbers_.end() ? -1 : at->second;
+  }
+  for (const char* name : {"<|im_end|>", "<|endoftext|>"})
+    if (const auto at = tokenizer.numbers_.find(name); at != tokenizer.numbers_.end())
+      tokenizer.ends_.push_back(at->second);
   return tokenizer;
 }
 

@@ -1,4 +1,4 @@
-// Byte-level BPE from a GGUF file's own tables.
+// Byte-level BPE from a model's own tables.
 #pragma once
 
 #include <cstdint>
@@ -19,11 +19,25 @@ using nybble::Result;
 
 class PreTokenizer;
 
+// What a file says of its tokenizer.
+struct TokenizerTables {
+  std::string source;               // the file, for messages
+  std::string pre;                  // how text is cut into words, as PreTokenizer::make() knows it
+  std::vector<std::string> tokens;  // by number, each byte spelled by its letter
+  std::vector<bool> special;        // of each token: whether it names something instead of spelling it
+  std::vector<std::pair<std::string, std::string>> merges;  // in the order they are done
+  std::vector<int32_t> ends;                                // tokens that end a text
+  int32_t begin = -1;                                       // what stands before every text; -1: nothing
+};
+
 // Text <-> tokens as GPT-2 does it: text is cut into words, each word's bytes become one letter each, and neighbours
 // are merged in the order of the merge list (Sennrich et al. 2016, arXiv:1508.07909; Radford et al. 2019).
 class Tokenizer {
  public:
   static Result<Tokenizer> from_gguf(const nybble::GgufMetadata& metadata);
+  // A Hugging Face folder: tokenizer.json (the tokenizers library's form) and config.json, for the token that ends a
+  // text.
+  static Result<Tokenizer> from_folder(const std::string& folder);
 
   int64_t size() const { return static_cast<int64_t>(tokens_.size()); }
   // `text` is UTF-8; anything else is an error that names the byte. With `special`, names of special tokens in the text
@@ -45,6 +59,7 @@ class Tokenizer {
     int32_t rank, token;
   };
 
+  static Result<Tokenizer> make(TokenizerTables tables);
   void encode_plain(std::string_view text, std::vector<int32_t>& tokens) const;
   void encode_word(std::string_view word, std::vector<int32_t>& tokens) const;
 

@@ -1,5 +1,6 @@
 // The example program against a forward pass in double precision and the tokenizers library (tests/data/make_llama.py),
 // and, where it was fetched, on SmolLM2.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -217,6 +218,174 @@ TEST(Forward, WeightsComeFromAnotherCheckpoint) {
   EXPECT_NE(*(*decoder)->append(tokens, LogitsOf::kLast), *tiny()->append(tokens, LogitsOf::kLast));
 }
 
+// ---- Hugging Face folders ------------------------------------------------------------------------------------------
+
+// The tiny model as a folder: the same numbers in fp32 under Hugging Face's names, the rows of query and key in their
+// original order, the tables as JSON.
+void write_folder(const std::string& folder) {
+  const auto checkpoint = nybble::open_checkpoint(kTiny);
+  const auto metadata = nybble::GgufMetadata::read(kTiny);
+  const Config config = *read_config(*metadata);
+  nlohmann::json header;
+  std::string data;
+  const auto put = [&](const std::string& name, const std::vector<int64_t>& shape, const std::vector<float>& values) {
+    const size_t begin = data.size();
+    data.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+    header[name] = {{"dtype", "F32"}, {"shape", shape}, {"data_offsets", {begin, data.size()}}};
+  };
+  const auto layer = [&](const std::string& from, const std::string& to, int64_t n, int64_t k, bool permuted) {
+    const auto source = WeightSource::open(kTiny, std::nullopt);
+    const std::vector<float> rows = [&] {
+      const auto weight = source->layer(from, n, k);
+      EXPECT_TRUE(weight) << weight.error().message;
+      if (const auto* quantized = std::get_if<nybble::QuantizedWeight>(&*weight)) return nybble::dequantize(*quantized);
+      const nybble::FloatArray& values = std::get<nybble::DenseWeight>(*weight).values;
+      std::vector<float> floats(values.size());
+      for (size_t i = 0; i < floats.size(); ++i) floats[i] = values.at(i);
+      return floats;
+    }();
+    std::vector<float> ordered(rows.size());
+    for (int64_t row = 0; row < n; ++row) {
+      const int64_t head = row / config.head_dim, in_head = row % config.head_dim, half = config.head_dim / 2;
+      const int64_t stored = !permuted ? row : head * config.head_dim + 2 * (in_head % half) + in_head / half;
+      std::copy_n(rows.begin() + stored * k, k, ordered.begin() + row * k);
+    }
+    put(to + ".weight", {n, k}, ordered);
+  };
+  const auto vector = [&](const std::string& from, const std::string& to) {
+    put(to, {config.embedding}, tensor_of<float>(kTiny, from));
+  };
+  const auto tokens = *metadata->texts("tokenizer.ggml.tokens");
+  const int64_t width = config.embedding, query = config.heads * config.head_dim,
+                key = config.kv_heads * config.head_dim;
+  layer("token_embd", "model.embed_tokens", static_cast<int64_t>(tokens.size()), width, false);
+  vector("output_norm.weight", "model.norm.weight");
+  for (int64_t i = 0; i < config.blocks; ++i) {
+    const std::string from = fmt::format("blk.{}.", i), to = fmt::format("model.layers.{}.", i);
+    vector(from + "attn_norm.weight", to + "input_layernorm.weight");
+    vector(from + "ffn_norm.weight", to + "post_attention_layernorm.weight");
+    layer(from + "attn_q", to + "self_attn.q_proj", query, width, true);
+    layer(from + "attn_k", to + "self_attn.k_proj", key, width, true);
+    layer(from + "attn_v", to + "self_attn.v_proj", key, width, false);
+    layer(from + "attn_output", to + "self_attn.o_proj", width, query, false);
+    layer(from + "ffn_gate", to + "mlp.gate_proj", config.feed_forward, width, false);
+    layer(from + "ffn_up", to + "mlp.up_proj", config.feed_forward, width, false);
+    layer(from + "ffn_down", to + "mlp.down_proj", width, config.feed_forward, false);
+  }
+  const std::string text = header.dump();
+  const uint64_t length = text.size();
+  write_text(folder + "/model.safetensors", std::string(reinterpret_cast<const char*>(&length), 8) + text + data);
+  write_text(folder + "/config.json", nlohmann::json{{"model_type", "llama"},
+                                                     {"hidden_act", "silu"},
+                                                     {"num_hidden_layers", config.blocks},
+                                                     {"hidden_size", width},
+                                                     {"intermediate_size", config.feed_forward},
+                                                     {"num_attention_heads", config.heads},
+                                                     {"num_key_value_heads", config.kv_heads},
+                                                     {"head_dim", config.head_dim},
+                                                     {"max_position_embeddings", config.context},
+                                                     {"rms_norm_eps", config.rms_epsilon},
+                                                     {"rope_theta", config.rope_base},
+                                                     {"eos_token_id", 2}}
+                                          .dump());
+  nlohmann::json vocabulary = nlohmann::json::object(), added = nlohmann::json::array(),
+                 merges = nlohmann::json::array();
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    vocabulary[tokens[i]] = i;
+    if (i < 3) added.push_back({{"id", i}, {"content", tokens[i]}, {"special", true}});
+  }
+  for (const std::string& merge : *metadata->texts("tokenizer.ggml.merges")) {
+    const size_t space = merge.find(' ', 1);
+    if (merges.size() % 2 == 0)  // both spellings that the tokenizers library has had
+      merges.push_back(merge);
+    else
+      merges.push_back({merge.substr(0, space), merge.substr(space + 1)});
+  }
+  const nlohmann::json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}};
+  write_text(folder + "/tokenizer.json",
+             nlohmann::json{{"normalizer", nullptr},
+                            {"post_processor", nullptr},
+                            {"added_tokens", added},
+                            {"pre_tokenizer",
+                             {{"type", "Sequence"},
+                              {"pretokenizers", {{{"type", "Digits"}, {"individual_digits", true}}, byte_level}}}},
+                            {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", merges}}}}
+                 .dump());
+}
+
+// Replaces a member, named by a JSON pointer, in a JSON file.
+void change(const std::string& file, const std::string& pointer, const nlohmann::json& value) {
+  nlohmann::json content = nlohmann::json::parse(read_text(file));
+  content[nlohmann::json::json_pointer(pointer)] = value;
+  write_text(file, content.dump());
+}
+
+TEST(Folder, LogitsAreThoseOfADoublePrecisionForwardPass) {
+  const TempFolder folder;
+  write_folder(folder.path());
+  std::vector<std::string> seen;
+  DecoderOptions options;
+  options.observer = [&](const std::vector<std::string>& layers, const float*, int64_t, int64_t) {
+    seen.insert(seen.end(), layers.begin(), layers.end());
+  };
+  const auto decoder = make_cpu_decoder(folder.path(), options);
+  ASSERT_TRUE(decoder) << decoder.error().message;
+  const auto want = expected<float>("logits");
+  const auto logits = (*decoder)->append(expected<int32_t>("tokens"), LogitsOf::kAll);
+  ASSERT_TRUE(logits) << logits.error().message;
+  expect_close(std::span(*logits).last(want.size()), want);
+  EXPECT_EQ(seen.front(),
+            "model.layers.0.self_attn.q_proj");  // statistics are under the names that quantizers look for
+  EXPECT_EQ(seen.back(), "model.layers.1.mlp.down_proj");
+}
+
+TEST(Folder, TokensAreThoseOfTheTokenizersLibrary) {
+  const TempFolder folder;
+  write_folder(folder.path());
+  const auto tokenizer = Tokenizer::from_folder(folder.path());
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+  expect_cases(*tokenizer, kData + "llama_tiny/tokenizer_cases.json");
+  EXPECT_TRUE(tokenizer->is_end(2));
+  EXPECT_FALSE(tokenizer->has_begin());
+}
+
+TEST(Folder, RefusesWhatItCannotDo) {
+  struct Case {
+    const char *file, *pointer;
+    nlohmann::json value;
+    const char* words;
+  };
+  const Case cases[] = {
+      {"config.json", "/model_type", "gemma", "its model_type is \"gemma\""},
+      {"config.json", "/hidden_act", "gelu", "its hidden_act is \"gelu\""},
+      {"config.json", "/rope_scaling", {{"rope_type", "llama3"}, {"factor", 8}}, "scaled by \"llama3\""},
+      {"config.json", "/num_hidden_layers", "two", "num_hidden_layers is \"two\"; an integer from 1 to 4096"},
+      {"config.json", "/hidden_size", -1, "hidden_size is -1"},
+      {"config.json", "/num_key_value_heads", 3, "do not fit together"},
+      {"config.json", "/rms_norm_eps", 0, "rms_norm_eps is 0; a positive number"},
+      {"config.json", "/eos_token_id", 384, "eos_token_id is 384; there are 384 tokens"},
+      {"tokenizer.json", "/model/type", "Unigram", "its model is 'Unigram'"},
+      {"tokenizer.json", "/normalizer", {{"type", "NFC"}}, "a normalizer 'NFC'"},
+      {"tokenizer.json", "/post_processor", {{"type", "TemplateProcessing"}}, "post_processor 'TemplateProcessing'"},
+      {"tokenizer.json", "/pre_tokenizer", {{"type", "Split"}}, "another than ByteLevel"},
+      {"tokenizer.json", "/model/vocab/a", 385, "\"a\" has the number 385"},
+      {"tokenizer.json", "/model/vocab/a", 5, "each number has one token"},
+      {"tokenizer.json", "/model/merges/0", "ab", "number 0 is not two tokens"},
+      {"tokenizer.json", "/model/merges/0", {"a", "\u65e5"}, "merge number 0 names what is no token"},
+      {"tokenizer.json", "/added_tokens/0", {{"id", 400}, {"content", "x"}}, "does not fit into the vocabulary"},
+  };
+  for (const Case& one : cases) {
+    SCOPED_TRACE(std::string(one.file) + one.pointer);
+    const TempFolder folder;
+    write_folder(folder.path());
+    change(folder / one.file, one.pointer, one.value);
+    const auto config = read_folder_config(folder.path());
+    const auto tokenizer = Tokenizer::from_folder(folder.path());
+    EXPECT_FALSE(config && tokenizer);
+    EXPECT_THAT(!config ? config.error().message : tokenizer.error().message, HasSubstr(one.words));
+  }
+}
+
 // ---- What is made of it --------------------------------------------------------------------------------------------
 
 TEST(Generate, GreedyTextIsTheDenseModelsAndSeedsRepeat) {
@@ -244,10 +413,18 @@ TEST(Generate, GreedyTextIsTheDenseModelsAndSeedsRepeat) {
   EXPECT_THAT(generate(*decoder, tokenizer, {}, options, [](int32_t) {}).error().message, HasSubstr("prompt"));
 }
 
+Result<Perplexity> measure(Decoder& decoder, Decoder* against, std::span<const int32_t> tokens,
+                           const PerplexityOptions& options) {
+  Decoder* const only[] = {&decoder};
+  const auto results = measure_perplexity(only, against, tokens, options, {});
+  if (!results) return results.error();
+  return results->front();
+}
+
 TEST(Perplexity, OfOneWindowIsThatOfItsLogits) {
   const auto tokens = expected<int32_t>("tokens");
   const auto decoder = tiny(true), against = tiny(true);
-  const auto result = measure_perplexity(*decoder, against.get(), tokens, {.context = 24, .stride = 12}, {});
+  const auto result = measure(*decoder, against.get(), tokens, {.context = 24, .stride = 12});
   ASSERT_TRUE(result) << result.error().message;
   decoder->truncate(0);
   const auto logits = *decoder->append(tokens, LogitsOf::kAll);
@@ -270,13 +447,31 @@ TEST(Perplexity, EveryTokenIsScoredOnceWhateverTheWindows) {
   const auto tokens = expected<int32_t>("tokens");
   const auto decoder = tiny();
   for (const PerplexityOptions options : {PerplexityOptions{8, 4}, {8, 7}, {5, 1}, {2, 1}, {64, 63}, {24, 5}}) {
-    const auto result = measure_perplexity(*decoder, nullptr, tokens, options, {});
+    const auto result = measure(*decoder, nullptr, tokens, options);
     ASSERT_TRUE(result) << result.error().message;
     EXPECT_EQ(result->scored, 23) << options.context << " " << options.stride;
     EXPECT_TRUE(std::isfinite(result->perplexity));
   }
-  EXPECT_FALSE(measure_perplexity(*decoder, nullptr, tokens, {8, 8}, {}));
-  EXPECT_FALSE(measure_perplexity(*decoder, nullptr, std::span(tokens).first(1), {8, 4}, {}));
+  EXPECT_FALSE(measure(*decoder, nullptr, tokens, {8, 8}));
+  EXPECT_FALSE(measure(*decoder, nullptr, std::span(tokens).first(1), {8, 4}));
+}
+
+TEST(Perplexity, SeveralModelsInOnePassAreEachAsAlone) {
+  const auto tokens = expected<int32_t>("tokens");
+  const auto four_bit = tiny(), dense = tiny(true), against = tiny(true);
+  const PerplexityOptions options = {.context = 8, .stride = 4};
+  Decoder* const both[] = {four_bit.get(), dense.get()};
+  const auto together = measure_perplexity(both, against.get(), tokens, options, {});
+  ASSERT_TRUE(together) << together.error().message;
+  ASSERT_EQ(together->size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    const auto alone = measure(*both[i], against.get(), tokens, options);
+    EXPECT_EQ((*together)[i].mean_nll, alone->mean_nll);
+    EXPECT_EQ((*together)[i].mean_kl, alone->mean_kl);
+    EXPECT_EQ((*together)[i].other_perplexity, alone->other_perplexity);
+  }
+  EXPECT_NE((*together)[0].mean_nll, (*together)[1].mean_nll);
+  EXPECT_FALSE(measure_perplexity({}, nullptr, tokens, options, {}));
 }
 
 TEST(Collect, HessiansAreThoseOfADoublePrecisionForwardPass) {
@@ -329,6 +524,18 @@ TEST(Program, CommandsWork) {
       "perplexity " + kTiny + " --text " + folder.path() + "/text.txt --context 16 --stride 8 --against " + kTiny);
   EXPECT_EQ(perplexity_status, 0) << perplexity_output;
   EXPECT_THAT(perplexity_output, HasSubstr("top-1 agreement   1.0000"));
+  write_folder(folder.path());
+  const auto [folder_status, folder_output] = run_program(
+      "perplexity " + folder.path() + " --text " + folder.path() + "/text.txt --context 16 --stride 8 --json" +
+      " --weights " + folder.path() + " --weights " + folder.path() + " --against " + folder.path());
+  EXPECT_EQ(folder_status, 0) << folder_output;
+  const auto rows = nlohmann::json::parse(folder_output.substr(folder_output.find('[')));
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[1].at("top1_agreement"), 1.0);
+  const auto [chat_folder_status, chat_folder_output] =
+      run_program("generate " + folder.path() + " --chat --prompt Hi");
+  EXPECT_EQ(chat_folder_status, 1);
+  EXPECT_THAT(chat_folder_output, HasSubstr("chats need a GGUF file"));
   const auto [collect_status, collect_output] = run_program("collect " + kTiny + " --text " + folder.path() +
                                                             "/text.txt --out " + folder.path() + "/s.safetensors");
   EXPECT_EQ(collect_status, 0) << collect_output;
