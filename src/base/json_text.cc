@@ -92,6 +92,20 @@ std::string parse_error_words(const nlohmann::json::exception& error) {
   return shown.substr(1, shown.size() - 2);
 }
 
+std::vector<std::string> keys_in_order(std::string_view text, std::span<const std::string> path) {
+  std::vector<std::string> keys;
+  std::vector<std::string> open;  // the members that the parser is within; an element of an array has an empty name
+  const auto watch = [&](int depth, nlohmann::json::parse_event_t event, const nlohmann::json& parsed) {
+    if (event != nlohmann::json::parse_event_t::key) return true;
+    open.resize(static_cast<size_t>(depth));
+    open.back() = parsed.get_ref<const std::string&>();
+    if (std::equal(open.begin(), open.end() - 1, path.begin(), path.end())) keys.push_back(open.back());
+    return true;
+  };
+  const nlohmann::json tree = nlohmann::json::parse(text.begin(), text.end(), watch);
+  return keys;
+}
+
 Result<nlohmann::json> parse_json(std::string_view text, const std::string& what, const JsonLimits& limits) {
   // The library takes a NUL for the end of the text and would let anything follow it.
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos)

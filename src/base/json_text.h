@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "nybble/result.h"
 
@@ -26,6 +28,10 @@ struct JsonLimits {
 
 // The document as a value tree; `what` names its file in errors. Object keys are at most kMaxNameBytes long.
 Result<nlohmann::json> parse_json(std::string_view text, const std::string& what, const JsonLimits& limits);
+
+// The keys of one object in the order of the text, which a value tree forgets. `path` names the members that lead to it
+// from the top; no keys where nothing is there. The text is one that parse_json() took.
+std::vector<std::string> keys_in_order(std::string_view text, std::span<const std::string> path);
 
 // The words of a parse error of the JSON library, without its number and place.
 std::string parse_error_words(const nlohmann::json::exception& error);

@@ -1,8 +1,19 @@
-// AWQ, version "gemm": 4-bit codes with a scale and an integer zero point for each group. For a layer of n x k with G
-// groups along k (AutoAWQ, awq/modules/linear/gemm.py; GPTQModel, gptqmodel/nn_modules/qlinear/gemm_awq.py):
-//   qweight  I32 [k, n / 8]   eight codes along n in a word, in the order of kNibbleOf
-//   qzeros   I32 [G, n / 8]   true zero points in the same order; absent without zero_point: all are 8
-//   scales   float [G, n]     w = (code - zero) * scale
+// AWQ: 4-bit codes with a scale and a zero point for each group, in four versions. For a layer of n x k with G groups
+// along k (AutoAWQ, awq/modules/linear; GPTQModel, gptqmodel/nn_modules/qlinear, the classes of the same names):
+// "gemm"
+//   qweight  I32 [k, n / 8]       eight codes along n in a word, in the order of kNibbleOf
+//   qzeros   I32 [G, n / 8]       true zero points in the same order; absent without zero_point: all are 8
+//   scales   float [G, n]         w = (code - zero) * scale
+// "gemv", with a width W of at least G / 8 (zeros_width)
+//   qweight  I32 [n, k / 8]       eight codes along k in a word, the first in the lowest bits
+//   qzeros   I32 [n, W]           eight zero points along k in a word
+//   scales   float [n, 8 W]       w = (code - zero) * scale
+// "gemv_fast", and "llm-awq", whose qzeros are called scaled_zeros
+//   qweight  I16 [n / 4, k]       four codes along n in a word, their columns in the order of fast_column
+//   qzeros   float [8 W, n]       -zero * scale, as a number of the scales' type
+//   scales   float [8 W, n]       w = code * scale + qzeros
+#include "checkpoint/awq.h"
+
 #include <algorithm>
 
 #include "base/error.h"
@@ -16,82 +27,132 @@ namespace {
 
 constexpr char kCodes[] = ".qweight";
 constexpr char kZeros[] = ".qzeros";
+constexpr char kScaledZeros[] = ".scaled_zeros";
 constexpr char kScales[] = ".scales";
-constexpr int64_t kNibbleOf[] = {0, 4, 1, 5, 2, 6, 3, 7};  // of column n % 8
+constexpr char kOwnConfigFile[] = "quant_config.json";  // of models older than config.json's settings
+constexpr char kWayOut[] = "Quantize the unquantized model again with 4 bits and version gemm";
+constexpr int64_t kNibbleOf[] = {0, 4, 1, 5, 2, 6, 3, 7};  // of column n % 8 in gemm's words
+constexpr int64_t kFastRows = 4, kFastColumns = 64;        // of the blocks that gemv_fast's words make up
 
-struct Settings {
-  int64_t group_size = -1;  // -1: one for each row
-  bool zero_point = true;
-};
+constexpr std::pair<const char*, AwqVersion> kVersions[] = {{"gemm", AwqVersion::kGemm},
+                                                            {"gemv", AwqVersion::kGemv},
+                                                            {"gemv_fast", AwqVersion::kGemvFast},
+                                                            {"llm-awq", AwqVersion::kLlmAwq}};
+
+const char* version_words(AwqVersion version) {
+  switch (version) {
+    case AwqVersion::kGemm:
+      return "gemm: words interleaved along n, zero points as they are stored, 8 where there are none";
+    case AwqVersion::kGemv:
+      return "gemv: words along k, zero points as they are stored, 8 where there are none";
+    case AwqVersion::kGemvFast:
+      return "gemv_fast: blocks of 4 x 64 codes in 16-bit words, offsets (-zero * scale) in qzeros";
+    case AwqVersion::kLlmAwq:
+      return "llm-awq: blocks of 4 x 64 codes in 16-bit words, offsets (-zero * scale) in scaled_zeros";
+  }
+  return "";
+}
 
 struct AwqLayer {
   TensorRef codes, scales, zeros;  // zeros may be absent
   int64_t n = 0, k = 0, groups = 0;
+  int group_size = kPerColumn;
+  bool has_offsets = false;  // zeros are floats
+  // Where the number of (row, group) stands in scales, and in zeros that are floats.
+  int64_t row_stride = 0, group_stride = 0;
 };
 
-const nlohmann::json* member(const nlohmann::json& object, const char* name, const char* synonym) {
-  for (const char* key : {name, synonym})
-    if (const auto found = object.find(key); found != object.end() && !found->is_null()) return &*found;
-  return nullptr;
+// How many words of eight zero points a row of gemv has, padding included: whole 128-bit loads of its kernel.
+Result<int64_t> zeros_width(int64_t k, int64_t group, const std::string& where) {
+  const int64_t multiple = group >= 128 ? 1 : group == 64 ? 2 : group == 32 ? 4 : group == 16 ? 8 : 0;
+  if (multiple == 0 || k % group != 0)
+    return invalid_data("{}: k = {} in groups of {}, but its version has whole groups of 16, 32, 64 or 128 and more",
+                        where, k, group);
+  const int64_t words = words_for(k / group);
+  return (words + multiple - 1) / multiple * multiple;
 }
 
-Result<Settings> parse_settings(const ModelFiles& model) {
-  const nlohmann::json& object = model.quantization_config();
-  const std::string subject = model.path() + ": config.json: quantization_config";
-  constexpr char kWayOut[] = "Quantize the unquantized model again with 4 bits and version gemm";
-  if (!object.is_object()) return invalid_data("{} must be an object", subject);
-  const nlohmann::json* bits = member(object, "bits", "w_bit");
-  if (bits == nullptr) return invalid_data("{}: has no bits", subject);
-  if (*bits != 4)
-    return unsupported("{}: bits is {}; only 4 is read. {}", subject, base::printable(bits->dump()), kWayOut);
-  std::string version = string_member(object, "version");
-  if (version.empty()) version = string_member(object, "format");
-  for (char& c : version) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-  if (!version.empty() && version != "gemm")
-    return unsupported("{}: version {} is not read, only gemm. {}", subject, base::printable(version), kWayOut);
-  Settings settings;
-  const nlohmann::json* size = member(object, "group_size", "q_group_size");
-  if (size == nullptr || !size->is_number_integer() || size->get<double>() < -1 || size->get<double>() > 1 << 24 ||
-      *size == 0)
-    return invalid_data("{}: group_size is {}; it must be -1 or 1 to {}", subject,
-                        size == nullptr ? "missing" : base::printable(size->dump()), 1 << 24);
-  settings.group_size = size->get<int64_t>();
-  if (const nlohmann::json* zero_point = member(object, "zero_point", "zero_point")) {
-    if (!zero_point->is_boolean()) return invalid_data("{}: zero_point must be true or false", subject);
-    settings.zero_point = zero_point->get<bool>();
+// The layer's n and k by the shape of its codes.
+Result<void> read_shape(AwqVersion version, AwqLayer& layer) {
+  const bool fast = version == AwqVersion::kGemvFast || version == AwqVersion::kLlmAwq;
+  const std::vector<int64_t>& shape = layer.codes->shape;
+  constexpr int64_t kMaxDim = INT32_MAX / kNibblesPerWord;
+  const auto refuse = [&](const char* packing) {
+    return invalid_data("{}: is {} {}, but the version packs 4-bit codes as {} ({})", layer.codes.where(),
+                        tensor_type_name(layer.codes->type), shape_text(shape), packing, version_words(version));
+  };
+  const bool fits = layer.codes->type == (fast ? TensorType::kI16 : TensorType::kI32) && shape.size() == 2 &&
+                    shape[0] >= 1 && shape[1] >= 1 && shape[0] <= kMaxDim && shape[1] <= kMaxDim;
+  if (fast) {
+    if (!fits || shape[1] % kFastColumns != 0) return refuse("I16 [n / 4, k], k a multiple of 64");
+    layer.n = shape[0] * kFastRows;
+    layer.k = shape[1];
+  } else if (version == AwqVersion::kGemv) {
+    if (!fits) return refuse("I32 [n, k / 8]");
+    layer.n = shape[0];
+    layer.k = shape[1] * kNibblesPerWord;
+  } else {
+    if (!fits) return refuse("I32 [k, n / 8]");
+    layer.n = shape[1] * kNibblesPerWord;
+    layer.k = shape[0];
   }
-  return settings;
+  return {};
 }
 
-Result<AwqLayer> find_layer(const ModelFiles& model, const Settings& settings, const std::string& name) {
+Result<AwqLayer> find_layer(const ModelFiles& model, const AwqSettings& settings, const std::string& name) {
+  const Result<LayerSettings> own = settings.layers.of(name);
+  if (!own) return own.error();
   AwqLayer layer;
   layer.codes = model.find(name + kCodes);
-  const std::vector<int64_t>& shape = layer.codes->shape;
-  if (layer.codes->type != TensorType::kI32 || shape.size() != 2 || shape[0] < 1 || shape[1] < 1 ||
-      shape[0] > INT32_MAX || shape[1] > INT32_MAX / kNibblesPerWord)
-    return invalid_data("{}: is {} {}, but 4-bit codes are packed as I32 [k, n / 8]", layer.codes.where(),
-                        tensor_type_name(layer.codes->type), shape_text(shape));
-  layer.k = shape[0];
-  layer.n = shape[1] * kNibblesPerWord;
-  layer.groups = settings.group_size == -1 ? 1 : (layer.k - 1) / settings.group_size + 1;
+  if (Result<void> read = read_shape(settings.version, layer); !read) return read.error();
+  const int64_t stated = own->group_size.value_or(-1), group = stated == -1 ? layer.k : stated;
+  layer.group_size = stated == -1 ? kPerColumn : static_cast<int>(stated);
+  layer.groups = (layer.k - 1) / group + 1;
+  int64_t width = 0;
+  if (settings.version != AwqVersion::kGemm) {
+    const Result<int64_t> words = zeros_width(layer.k, group, layer.codes.where());
+    if (!words) return words.error();
+    width = *words;
+  }
+
   const std::string why =
-      fmt::format("n = {}, k = {} in groups of {} (config.json)", layer.n, layer.k, settings.group_size);
+      fmt::format("n = {}, k = {} in groups of {} ({})", layer.n, layer.k, stated, settings.layers.subject);
+  const int64_t columns = width * kNibblesPerWord;
+  std::vector<int64_t> scales_shape, zeros_shape;
+  switch (settings.version) {
+    case AwqVersion::kGemm:
+      scales_shape = {layer.groups, layer.n};
+      zeros_shape = {layer.groups, layer.n / kNibblesPerWord};
+      break;
+    case AwqVersion::kGemv:
+      scales_shape = {layer.n, columns};
+      zeros_shape = {layer.n, width};
+      break;
+    case AwqVersion::kGemvFast:
+    case AwqVersion::kLlmAwq:
+      scales_shape = zeros_shape = {columns, layer.n};
+      layer.has_offsets = true;
+      break;
+  }
+  layer.row_stride = settings.version == AwqVersion::kGemv ? columns : 1;
+  layer.group_stride = settings.version == AwqVersion::kGemv ? 1 : layer.n;
+  const char* zeros_suffix = settings.version == AwqVersion::kLlmAwq ? kScaledZeros : kZeros;
   const Result<TensorRef> scales = required_tensor(model, name, kScales, kCodes);
   if (!scales) return scales.error();
   layer.scales = *scales;
-  if (!float_type((*scales)->type) || (*scales)->shape != std::vector{layer.groups, layer.n})
-    return wrong_tensor(*scales, "BF16, F16 or F32", std::vector{layer.groups, layer.n}, why);
-  if (!settings.zero_point && !model.find(name + kZeros)) return layer;
-  const Result<TensorRef> zeros = required_tensor(model, name, kZeros, kCodes);
+  if (!float_type((*scales)->type) || (*scales)->shape != scales_shape)
+    return wrong_tensor(*scales, "BF16, F16 or F32", scales_shape, why);
+  if (own->symmetric.value_or(false) && !layer.has_offsets && !model.find(name + zeros_suffix)) return layer;
+  const Result<TensorRef> zeros = required_tensor(model, name, zeros_suffix, kCodes);
   if (!zeros) return zeros.error();
   layer.zeros = *zeros;
-  if (Result<void> fits = expect_tensor(*zeros, TensorType::kI32, {layer.groups, shape[1]}, why); !fits)
-    return fits.error();
+  const TensorType type = layer.has_offsets ? (*scales)->type : TensorType::kI32;
+  if (Result<void> fits = expect_tensor(*zeros, type, zeros_shape, why); !fits) return fits.error();
   return layer;
 }
 
-// Numbers of a tensor [rows, n / 8] of words as [n, rows].
-Result<std::vector<uint8_t>> unpack(const TensorRef& tensor, int64_t n, int64_t rows) {
+// Numbers of gemm's words [rows, n / 8] as [n, rows].
+Result<std::vector<uint8_t>> unpack_interleaved(const TensorRef& tensor, int64_t n, int64_t rows) {
   std::vector<uint32_t> words(static_cast<size_t>(n / kNibblesPerWord));
   std::vector<uint8_t> values(static_cast<size_t>(n * rows));
   for (int64_t row = 0; row < rows; ++row) {
@@ -106,86 +167,183 @@ Result<std::vector<uint8_t>> unpack(const TensorRef& tensor, int64_t n, int64_t 
   return values;
 }
 
+// The first `count` numbers of each row of gemv's words.
+Result<std::vector<uint8_t>> unpack_rows(const TensorRef& tensor, int64_t count) {
+  const int64_t rows = tensor->shape[0];
+  std::vector<uint32_t> words(static_cast<size_t>(tensor->shape[1]));
+  std::vector<uint8_t> values(static_cast<size_t>(rows * count));
+  for (int64_t row = 0; row < rows; ++row) {
+    if (Result<void> read =
+            tensor.read(static_cast<uint64_t>(row) * words.size() * 4, std::as_writable_bytes(std::span(words)));
+        !read)
+      return read.error();
+    unpack_words(words, std::span(values).subspan(static_cast<size_t>(row * count), static_cast<size_t>(count)));
+  }
+  return values;
+}
+
+// gemv_fast packs blocks of 4 rows and 64 columns: the words 16 r to 16 r + 15 of a block hold row r.
+constexpr int64_t fast_row(int64_t word) { return word % kFastColumns / 16; }
+constexpr int64_t fast_column(int64_t word, int64_t nibble) {
+  const int64_t within = word % 16;
+  return word / kFastColumns * kFastColumns + within / 8 * 32 + nibble * 8 + within % 8;
+}
+
+Result<std::vector<uint8_t>> unpack_fast(const AwqLayer& layer) {
+  std::vector<uint16_t> words(static_cast<size_t>(layer.k));
+  std::vector<uint8_t> codes(static_cast<size_t>(layer.n * layer.k));
+  for (int64_t block = 0; block < layer.n / kFastRows; ++block) {
+    if (Result<void> read =
+            layer.codes.read(static_cast<uint64_t>(block) * words.size() * 2, std::as_writable_bytes(std::span(words)));
+        !read)
+      return read.error();
+    for (int64_t word = 0; word < layer.k; ++word)
+      for (int64_t nibble = 0; nibble < 4; ++nibble)
+        codes[static_cast<size_t>((block * kFastRows + fast_row(word)) * layer.k + fast_column(word, nibble))] =
+            nibble_of(words[static_cast<size_t>(word)], nibble);
+  }
+  return codes;
+}
+
 class AwqCheckpoint final : public LayerCheckpoint {
  public:
-  AwqCheckpoint(std::shared_ptr<const ModelFiles> model, std::vector<LayerInfo> layers, Settings settings)
-      : LayerCheckpoint(std::move(model), std::move(layers)), settings_(settings) {}
+  AwqCheckpoint(std::shared_ptr<const ModelFiles> model, std::vector<LayerInfo> layers, AwqSettings settings,
+                std::vector<std::string> warnings)
+      : LayerCheckpoint(std::move(model), std::move(layers)),
+        settings_(std::move(settings)),
+        warnings_(std::move(warnings)) {}
 
-  std::string format() const override { return kAwqFormat.name; }
+  std::string format() const override { return settings_.format; }
   std::string convention() const override {
-    return "AWQ gemm, as config.json says: words interleaved along n, zero points as they are stored, 8 where there "
-           "are none";
+    return fmt::format("AWQ's tensors, as the configuration says in version {}; {} layers, {} dense ones",
+                       version_words(settings_.version), quantized_count(), dense_count());
   }
+  std::vector<std::string> warnings() const override { return warnings_; }
 
  protected:
   std::span<const std::string_view> weight_suffixes() const override {
-    static constexpr std::string_view kSuffixes[] = {kCodes, kZeros, kScales};
+    static constexpr std::string_view kSuffixes[] = {kCodes, kZeros, kScaledZeros, kScales};
     return kSuffixes;
   }
   Result<QuantizedWeight> read_codes(const LayerInfo& info) const override {
     const Result<AwqLayer> layer = find_layer(model(), settings_, info.name);
     if (!layer) return layer.error();
-    QuantizedWeight weight;
-    weight.name = info.name;
-    weight.n = layer->n;
-    weight.k = layer->k;
-    weight.group_size = info.format.group_size;
-    weight.zero_kind = info.format.zero_kind;
-    Result<std::vector<uint8_t>> codes = unpack(layer->codes, layer->n, layer->k);
+    QuantizedWeight weight = empty_weight(info);
+    const bool gemm = settings_.version == AwqVersion::kGemm;
+    Result<std::vector<uint8_t>> codes = layer->has_offsets ? unpack_fast(*layer)
+                                         : gemm             ? unpack_interleaved(layer->codes, layer->n, layer->k)
+                                                            : unpack_rows(layer->codes, layer->k);
     if (!codes) return codes.error();
     weight.codes = std::move(*codes);
-    if (layer->zeros) {
-      Result<std::vector<uint8_t>> zeros = unpack(layer->zeros, layer->n, layer->groups);
-      if (!zeros) return zeros.error();
-      weight.int_zeros = std::move(*zeros);
+    const Result<FloatArray> scales = read_finite_floats(layer->scales);
+    if (!scales) return scales.error();
+    weight.scales = arranged(*scales, layer->n, layer->groups, layer->row_stride, layer->group_stride);
+    if (!layer->zeros) return weight;
+    if (layer->has_offsets) {
+      const Result<FloatArray> offsets = read_finite_floats(layer->zeros);
+      if (!offsets) return offsets.error();
+      weight.float_zeros = arranged(*offsets, layer->n, layer->groups, layer->row_stride, layer->group_stride);
+      return weight;
     }
-    const Result<FloatArray> stored = read_floats(layer->scales);
-    if (!stored) return stored.error();
-    if (Result<void> finite = check_finite(*stored, layer->scales); !finite) return finite.error();
-    weight.scales.dtype = stored->dtype;
-    weight.scales.resize(stored->size());
-    for (int64_t n = 0; n < layer->n; ++n)
-      for (int64_t group = 0; group < layer->groups; ++group)
-        weight.scales.set_bits(static_cast<size_t>(n * layer->groups + group),
-                               stored->bits_at(static_cast<size_t>(group * layer->n + n)));
+    Result<std::vector<uint8_t>> zeros =
+        gemm ? unpack_interleaved(layer->zeros, layer->n, layer->groups) : unpack_rows(layer->zeros, layer->groups);
+    if (!zeros) return zeros.error();
+    weight.int_zeros = std::move(*zeros);
     return weight;
   }
 
  private:
-  Settings settings_;
+  AwqSettings settings_;
+  std::vector<std::string> warnings_;
 };
 
+Result<AwqSettings> parse_settings(const QuantizationSettings& from) {
+  AwqSettings settings;
+  settings.format = kAwqFormat.name;
+  settings.layers.subject = from.subject;
+  settings.layers.way_out = kWayOut;
+  const nlohmann::json& object = from.object;
+  const std::string& subject = from.subject;
+  if (Result<void> read = read_layer_settings(object, subject, settings.layers.common); !read) return read.error();
+  if (!settings.layers.common.bits) return invalid_data("{}: has no bits", subject);
+  if (!settings.layers.common.group_size) return invalid_data("{}: has no group_size", subject);
+
+  std::string version = string_member(object, "version");
+  if (version.empty()) version = string_member(object, "format");
+  if (string_member(object, "backend") == "llm-awq") version = "llm-awq";  // of transformers' older releases
+  if (version.empty()) version = "gemm";
+  for (char& c : version) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  const auto known = std::find_if(std::begin(kVersions), std::end(kVersions),
+                                  [&](const auto& entry) { return version == entry.first; });
+  if (known == std::end(kVersions))
+    return unsupported("{}: version {} is not read, only gemm, gemv, gemv_fast and llm-awq. {}", subject,
+                       base::printable(version), kWayOut);
+  settings.version = known->second;
+
+  if (const nlohmann::json* dense = find_member(object, {"modules_to_not_convert"})) {
+    const bool names = dense->is_array() && std::all_of(dense->begin(), dense->end(),
+                                                        [](const nlohmann::json& entry) { return entry.is_string(); });
+    if (!names) return invalid_data("{}: modules_to_not_convert must be an array of strings", subject);
+    settings.not_converted = dense->get<std::vector<std::string>>();
+  }
+  return settings;
+}
+
+// Where the settings and what is stored contradict each other: the first layer, and how many.
+class Contradictions {
+ public:
+  void see(const std::string& layer) {
+    if (count_++ == 0) first_ = layer;
+  }
+  void warn(const AwqSettings& settings, const char* words, std::vector<std::string>& warnings) const {
+    if (count_ > 0)
+      warnings.push_back(fmt::format("{}: {}: {} layer{}, {} the first", settings.layers.subject, words, count_,
+                                     count_ == 1 ? "" : "s", base::printable(first_)));
+  }
+
+ private:
+  std::string first_;
+  int64_t count_ = 0;
+};
+
+// Without settings in config.json by the file of its own: its tensors' names are others' too.
 bool recognizes_awq(const ModelFiles& model) {
-  return string_member(model.quantization_config(), "quant_method") == "awq";
+  const bool has_settings = !model.quantization_config().is_null() || model.folder().has(kOwnConfigFile);
+  return has_settings && is_of_method(model, "awq", kCodes);
 }
 
 Result<std::unique_ptr<Checkpoint>> open_awq(std::shared_ptr<const ModelFiles> model) {
-  const Result<Settings> settings = parse_settings(*model);
+  const Result<QuantizationSettings> found = find_quantization_settings(*model, kOwnConfigFile);
+  if (!found) return found.error();
+  Result<AwqSettings> settings = parse_settings(*found);
   if (!settings) return settings.error();
-  std::vector<LayerInfo> layers;
-  for (const TensorRef& tensor : model->tensors()) {
-    const std::string name(layer_of(tensor->name, kCodes));
-    if (name.empty()) continue;
-    const Result<AwqLayer> layer = find_layer(*model, *settings, name);
-    if (!layer) return layer.error();
-    LayerInfo info;
-    info.name = name;
-    info.n = layer->n;
-    info.k = layer->k;
-    info.quantized = true;
-    info.format = {.scale_dtype = *float_type(layer->scales->type),
-                   .zero_kind = layer->zeros ? ZeroKind::kInt : ZeroKind::kNone,
-                   .group_size = settings->group_size == -1 ? kPerColumn : static_cast<int>(settings->group_size)};
-    info.file = model->shard_name(layer->codes);
-    layers.push_back(std::move(info));
-  }
-  if (layers.empty())
-    return invalid_data("{}: config.json says awq, but no tensor is named *{}", model->path(), kCodes);
-  add_dense_layers(*model, layers);
-  return std::unique_ptr<Checkpoint>(std::make_unique<AwqCheckpoint>(std::move(model), std::move(layers), *settings));
+  return open_awq_tensors(std::move(model), std::move(*settings));
 }
 
 }  // namespace
+
+Result<std::unique_ptr<Checkpoint>> open_awq_tensors(std::shared_ptr<const ModelFiles> model, AwqSettings settings) {
+  Contradictions zeros, dense;
+  Result<std::vector<LayerInfo>> layers =
+      list_layers(*model, kCodes, settings.format, [&](const std::string& name) -> Result<LayerInfo> {
+        const Result<AwqLayer> layer = find_layer(*model, settings, name);
+        if (!layer) return layer.error();
+        if (layer->zeros && settings.layers.of(name)->symmetric.value_or(false)) zeros.see(name);
+        if (std::any_of(settings.not_converted.begin(), settings.not_converted.end(),
+                        [&](const std::string& part) { return name.find(part) != std::string::npos; }))
+          dense.see(name);
+        const ZeroKind kind = layer->has_offsets ? ZeroKind::kOffset : layer->zeros ? ZeroKind::kInt : ZeroKind::kNone;
+        return quantized_layer_info(
+            *model, name, layer->codes, layer->n, layer->k,
+            {.scale_dtype = *float_type(layer->scales->type), .zero_kind = kind, .group_size = layer->group_size});
+      });
+  if (!layers) return layers.error();
+  std::vector<std::string> warnings = std::move(settings.warnings);
+  zeros.warn(settings, "zero_point is false, but zero points are stored and used", warnings);
+  dense.warn(settings, "modules_to_not_convert names layers that are stored in 4 bits and read so", warnings);
+  return std::unique_ptr<Checkpoint>(
+      std::make_unique<AwqCheckpoint>(std::move(model), std::move(*layers), std::move(settings), std::move(warnings)));
+}
 
 const Format kAwqFormat = {"awq", recognizes_awq, open_awq};
 

@@ -138,11 +138,10 @@ Result<BlockLayer> find_layer(const ModelFiles& model, const std::string& name) 
 Result<FloatArray> read_nested_scales(const BlockLayer& layer) {
   const Result<std::vector<std::byte>> codes = layer.absmax.read_all();
   if (!codes) return codes.error();
-  const Result<FloatArray> map = read_floats(layer.nested_quant_map), scales = read_floats(layer.nested_absmax);
+  const Result<FloatArray> map = read_finite_floats(layer.nested_quant_map),
+                           scales = read_finite_floats(layer.nested_absmax);
   if (!map) return map.error();
   if (!scales) return scales.error();
-  if (Result<void> finite = check_finite(*map, layer.nested_quant_map); !finite) return finite.error();
-  if (Result<void> finite = check_finite(*scales, layer.nested_absmax); !finite) return finite.error();
   std::vector<float> values(codes->size());
   for (size_t i = 0; i < values.size(); ++i) {
     const float product =
@@ -180,12 +179,7 @@ class BitsAndBytesCheckpoint final : public LayerCheckpoint {
   Result<QuantizedWeight> read_codes(const LayerInfo& info) const override {
     const Result<BlockLayer> layer = find_layer(model(), info.name);
     if (!layer) return layer.error();
-    QuantizedWeight weight;
-    weight.name = info.name;
-    weight.n = layer->n;
-    weight.k = layer->k;
-    weight.group_size = static_cast<int>(layer->block);
-    weight.zero_kind = ZeroKind::kTable;
+    QuantizedWeight weight = empty_weight(info);
     const Result<FloatArray> table = read_floats(layer->quant_map);
     if (!table) return table.error();
     for (size_t code = 0; code < table->size(); ++code) weight.table.push_back(table->at(code));
@@ -213,15 +207,9 @@ bool recognizes_bitsandbytes(const ModelFiles& model) {
 Result<LayerInfo> layer_info(const ModelFiles& model, const std::string& name) {
   const Result<BlockLayer> layer = find_layer(model, name);
   if (!layer) return layer.error();
-  LayerInfo info;
-  info.name = name;
-  info.n = layer->n;
-  info.k = layer->k;
-  info.quantized = true;
-  info.format = {
-      .scale_dtype = DType::kFp32, .zero_kind = ZeroKind::kTable, .group_size = static_cast<int>(layer->block)};
-  info.file = model.shard_name(layer->weight);
-  return info;
+  return quantized_layer_info(
+      model, name, layer->weight, layer->n, layer->k,
+      {.scale_dtype = DType::kFp32, .zero_kind = ZeroKind::kTable, .group_size = static_cast<int>(layer->block)});
 }
 
 Result<std::unique_ptr<Checkpoint>> open_bitsandbytes(std::shared_ptr<const ModelFiles> model) {

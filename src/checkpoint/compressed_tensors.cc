@@ -104,20 +104,22 @@ class CompressedTensorsCheckpoint final : public LayerCheckpoint {
   CompressedTensorsConfig config_;
 };
 
-bool recognizes_compressed_tensors(const ModelFiles& model) {
-  const nlohmann::json& settings = model.quantization_config();
-  if (!settings.is_null()) return string_member(settings, "quant_method") == kQuantMethod;
-  return std::any_of(model.tensors().begin(), model.tensors().end(),
-                     [](const TensorRef& tensor) { return tensor->name.ends_with(kWeightPacked); });
-}
+bool recognizes_compressed_tensors(const ModelFiles& model) { return is_of_method(model, kQuantMethod, kWeightPacked); }
 
-Result<std::unique_ptr<Checkpoint>> open_compressed_tensors(std::shared_ptr<const ModelFiles> model) {
+Result<std::unique_ptr<Checkpoint>> open_by_config(std::shared_ptr<const ModelFiles> model) {
   if (model->quantization_config().is_null())
     return invalid_data(
         "{}: has {} tensors, but no config.json beside it with their quantization_config: group sizes and "
         "zero points would be a guess. Put the model's config.json into the folder",
         model->path(), kWeightPacked);
-  Result<CompressedTensorsConfig> config = CompressedTensorsConfig::parse(model->quantization_config(), model->path());
+  return open_compressed_tensors(model, model->quantization_config());
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Checkpoint>> open_compressed_tensors(std::shared_ptr<const ModelFiles> model,
+                                                            const nlohmann::json& settings) {
+  Result<CompressedTensorsConfig> config = CompressedTensorsConfig::parse(settings, model->path());
   if (!config) return config.error();
   std::vector<LayerInfo> layers;
   for (const TensorRef& tensor : model->tensors()) {
@@ -136,8 +138,6 @@ Result<std::unique_ptr<Checkpoint>> open_compressed_tensors(std::shared_ptr<cons
       std::make_unique<CompressedTensorsCheckpoint>(std::move(model), std::move(*config), std::move(layers)));
 }
 
-}  // namespace
-
-const Format kCompressedTensorsFormat = {"compressed-tensors", recognizes_compressed_tensors, open_compressed_tensors};
+const Format kCompressedTensorsFormat = {"compressed-tensors", recognizes_compressed_tensors, open_by_config};
 
 }  // namespace nybble::checkpoint

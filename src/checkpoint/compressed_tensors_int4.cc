@@ -179,9 +179,8 @@ Result<QuantizedWeight> read_int4_layer(const ModelFiles& model, const StoredLay
   Result<std::vector<uint8_t>> codes = read_codes_of(*layer);
   if (!codes) return codes.error();
   weight.codes = std::move(*codes);
-  Result<FloatArray> scales = read_floats(layer->scale);
+  Result<FloatArray> scales = read_finite_floats(layer->scale);
   if (!scales) return scales.error();
-  if (Result<void> finite = check_finite(*scales, layer->scale); !finite) return finite.error();
   weight.scales = std::move(*scales);
   if (!layer->zero_point) return weight;
 

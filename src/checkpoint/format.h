@@ -19,6 +19,7 @@ struct Format {
 
 extern const Format kCompressedTensorsFormat;
 extern const Format kBitsAndBytesFormat;
+extern const Format kAutoRoundFormat;
 extern const Format kAwqFormat;
 extern const Format kGptqFormat;
 extern const Format kHqqFormat;

@@ -9,8 +9,8 @@ namespace nybble::checkpoint {
 namespace {
 
 constexpr const Format* kFormats[] = {
-    &kCompressedTensorsFormat, &kGptqFormat,     &kAwqFormat,   &kBitsAndBytesFormat, &kHqqFormat,
-    &kTorchaoFormat,           &kModelOptFormat, &kMxfp4Format, &kDenseFormat,
+    &kCompressedTensorsFormat, &kAutoRoundFormat, &kAwqFormat,   &kGptqFormat,  &kBitsAndBytesFormat, &kHqqFormat,
+    &kTorchaoFormat,           &kModelOptFormat,  &kMxfp4Format, &kDenseFormat,
 };
 
 }  // namespace

@@ -5,12 +5,13 @@
 //                                   "gptq_v2"
 //   scales   float [G, n]           w = (code - zero) * scale
 //   g_idx    I32 [k]                the group of each input feature; may be absent
+#include "checkpoint/gptq.h"
+
 #include <algorithm>
 #include <numeric>
 
 #include "base/error.h"
 #include "base/json_text.h"
-#include "base/name_pattern.h"
 #include "checkpoint/format.h"
 #include "checkpoint/int4_words.h"
 #include "checkpoint/layers.h"
@@ -24,15 +25,6 @@ constexpr char kScales[] = ".scales";
 constexpr char kGroupIndex[] = ".g_idx";
 constexpr char kOwnConfigFile[] = "quantize_config.json";  // of models older than config.json's settings
 constexpr char kWayOut[] = "Quantize the unquantized model again with 4 bits in format gptq or gptq_v2";
-
-// How a stored zero point of an asymmetric layer becomes the true one. Writers of v1 differ where a zero point is 0 or
-// 16, so who wrote the file decides.
-enum class ZeroRule {
-  kTrue,       // v2
-  kWholeWord,  // GPTQModel: 0x11111111 is added to the word, the inverse of its packer's subtraction
-  kNibble,     // AutoGPTQ: (z + 1) mod 16
-  kUnmasked,   // AutoRound: z + 1, up to 16
-};
 
 const char* rule_words(ZeroRule rule) {
   switch (rule) {
@@ -48,132 +40,62 @@ const char* rule_words(ZeroRule rule) {
   return "";
 }
 
-// What the configuration says of one layer.
-struct LayerSettings {
-  std::optional<int64_t> group_size;  // -1: one for each row; none: unknown
-  std::optional<bool> symmetric, act_order;
-};
-
-// An entry of `dynamic`: layers whose names match have settings of their own, or are not quantized.
-struct Override {
-  base::NamePattern pattern;
-  bool excluded = false;
-  LayerSettings settings;
-};
-
-struct Settings {
-  std::string subject;  // to begin an error with
-  bool known = false;   // whether there is a configuration
-  LayerSettings common;
-  std::vector<Override> overrides;
-  bool v2 = false;
-  ZeroRule rule = ZeroRule::kNibble;
-};
-
-const nlohmann::json* member(const nlohmann::json& object, std::initializer_list<const char*> names) {
-  for (const char* name : names)
-    if (const auto found = object.find(name); found != object.end() && !found->is_null()) return &*found;
-  return nullptr;
-}
-
-Result<void> read_flag(const nlohmann::json& object, const char* key, const std::string& subject,
-                       std::optional<bool>& to) {
-  const nlohmann::json* value = member(object, {key});
-  if (value == nullptr) return {};
-  if (!value->is_boolean()) return invalid_data("{}: {} must be true or false", subject, key);
-  to = value->get<bool>();
-  return {};
-}
-
-// Keys that the model and an override share; what `object` does not name stays.
-Result<void> read_layer_settings(const nlohmann::json& object, const std::string& subject, LayerSettings& to) {
-  if (const nlohmann::json* bits = member(object, {"bits", "w_bit", "wbits"}); bits != nullptr && *bits != 4)
-    return unsupported("{}: bits is {}; only 4 is read. {}", subject, base::printable(bits->dump()), kWayOut);
-  if (const nlohmann::json* size = member(object, {"group_size", "q_group_size"})) {
-    constexpr int64_t kMaxGroup = 1 << 24;
-    if (!size->is_number_integer() || size->get<double>() < -1 || size->get<double>() > kMaxGroup || *size == 0)
-      return invalid_data("{}: group_size is {}; it must be -1 or 1 to {}", subject, base::printable(size->dump()),
-                          kMaxGroup);
-    to.group_size = size->get<int64_t>();
-  }
-  if (Result<void> read = read_flag(object, "sym", subject, to.symmetric); !read) return read;
-  return read_flag(object, "desc_act", subject, to.act_order);
-}
-
-Result<void> read_overrides(const nlohmann::json& object, Settings& to) {
-  const nlohmann::json* dynamic = member(object, {"dynamic"});
+// Layers that `dynamic` names by patterns: GPTQModel takes the first that matches, in the order of the file.
+Result<void> read_exceptions(const QuantizationSettings& from, ModelSettings& to) {
+  to.member = "dynamic";
+  const nlohmann::json* dynamic = find_member(from.object, {"dynamic"});
   if (dynamic == nullptr) return {};
   if (!dynamic->is_object()) return invalid_data("{}: dynamic must be an object", to.subject);
-  for (const auto& [key, value] : dynamic->items()) {
+  for (const std::string& key : from.keys_in_order("dynamic")) {
     const bool marked = key.starts_with("-:") || key.starts_with("+:");
     const std::string subject = fmt::format("{}: dynamic {}", to.subject, base::printable(key));
     Result<base::NamePattern> pattern = base::NamePattern::compile(marked ? key.substr(2) : key);
     if (!pattern) return unsupported("{}: {}", subject, pattern.error().message);
-    Override entry{std::move(*pattern), key.starts_with("-:"), to.common};
-    if (!entry.excluded) {
-      if (!value.is_object()) return invalid_data("{} must be an object", subject);
-      if (Result<void> read = read_layer_settings(value, subject, entry.settings); !read) return read;
+    LayerException exception{.key = key, .pattern = std::move(*pattern), .settings = to.common};
+    exception.excluded = key.starts_with("-:");
+    if (!exception.excluded) {
+      const nlohmann::json& own = dynamic->at(key);
+      if (!own.is_object()) return invalid_data("{} must be an object", subject);
+      if (Result<void> read = read_layer_settings(own, subject, exception.settings); !read) return read;
     }
-    to.overrides.push_back(std::move(entry));
+    to.exceptions.push_back(std::move(exception));
   }
   return {};
 }
 
 // Who wrote the model, as far as that decides how zero points are read.
 ZeroRule v1_rule(const nlohmann::json& object) {
-  if (member(object, {"autoround_version"}) != nullptr) return ZeroRule::kUnmasked;
-  const nlohmann::json* meta = member(object, {"meta"});
-  const nlohmann::json* writer = meta != nullptr && meta->is_object() ? member(*meta, {"quantizer"}) : nullptr;
+  if (find_member(object, {"autoround_version"}) != nullptr) return ZeroRule::kUnmasked;
+  const nlohmann::json* meta = find_member(object, {"meta"});
+  const nlohmann::json* writer = meta != nullptr && meta->is_object() ? find_member(*meta, {"quantizer"}) : nullptr;
   if (writer == nullptr) return ZeroRule::kNibble;
   std::string name = writer->dump();  // a string or an array of them
   for (char& c : name) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
   return name.find("gptqmodel") != std::string::npos ? ZeroRule::kWholeWord : ZeroRule::kNibble;
 }
 
-Result<Settings> parse_settings(const nlohmann::json& object, const std::string& subject) {
-  Settings settings;
-  settings.subject = subject;
-  settings.known = true;
-  if (!object.is_object()) return invalid_data("{} must be an object", subject);
-  if (const nlohmann::json* marlin = member(object, {"is_marlin_format"}); marlin != nullptr && *marlin != false)
+Result<GptqSettings> parse_settings(const QuantizationSettings& from) {
+  GptqSettings settings;
+  settings.format = kGptqFormat.name;
+  settings.layers.subject = from.subject;
+  settings.layers.way_out = std::string(kWayOut) + ", or leave the layer as it is";
+  const nlohmann::json& object = from.object;
+  const std::string& subject = from.subject;
+  if (object.is_null()) return settings;
+  if (const nlohmann::json* marlin = find_member(object, {"is_marlin_format"}); marlin != nullptr && *marlin != false)
     return unsupported("{}: is_marlin_format: the weights are in one kernel's own layout. {}", subject, kWayOut);
-  std::string format = string_member(object, "checkpoint_format");
-  if (format.empty()) format = string_member(object, "format");
-  if (!format.empty() && format != "gptq" && format != "gptq_v2")
-    return unsupported("{}: format {} is not read. {}", subject, base::printable(format), kWayOut);
-  settings.v2 = format == "gptq_v2";
-  settings.rule = settings.v2 ? ZeroRule::kTrue : v1_rule(object);
+  settings.stated = string_member(object, "checkpoint_format");
+  if (settings.stated.empty()) settings.stated = string_member(object, "format");
+  if (settings.stated.empty()) settings.stated = "gptq";
+  if (settings.stated != "gptq" && settings.stated != "gptq_v2")
+    return unsupported("{}: format {} is not read. {}", subject, base::printable(settings.stated), kWayOut);
+  settings.rule = settings.stated == "gptq_v2" ? ZeroRule::kTrue : v1_rule(object);
   if (const std::string type = string_member(object, "pack_dtype"); !type.empty() && type != "int32")
     return unsupported("{}: pack_dtype {} is not read, only int32. {}", subject, base::printable(type), kWayOut);
-  if (member(object, {"bits", "w_bit", "wbits"}) == nullptr) return invalid_data("{}: has no bits", subject);
-  if (Result<void> read = read_layer_settings(object, subject, settings.common); !read) return read.error();
-  if (Result<void> read = read_overrides(object, settings); !read) return read.error();
+  if (Result<void> read = read_layer_settings(object, subject, settings.layers.common); !read) return read.error();
+  if (!settings.layers.common.bits) return invalid_data("{}: has no bits", subject);
+  if (Result<void> read = read_exceptions(from, settings.layers); !read) return read.error();
   return settings;
-}
-
-Result<Settings> find_settings(const ModelFiles& model) {
-  if (!model.quantization_config().is_null())
-    return parse_settings(model.quantization_config(), model.path() + ": config.json: quantization_config");
-  if (!model.is_folder() || !model.folder().has(kOwnConfigFile)) return Settings{.subject = model.path()};
-  const Result<base::File> file = model.folder().open_file(kOwnConfigFile);
-  if (!file) return file.error();
-  constexpr uint64_t kMaxBytes = 1 << 20;
-  const Result<std::string> text = base::read_file(*file, kMaxBytes);
-  if (!text) return text.error();
-  const Result<nlohmann::json> object = base::parse_json(*text, file->path(), {.max_depth = 16});
-  if (!object) return object.error();
-  return parse_settings(*object, file->path());
-}
-
-Result<LayerSettings> settings_of(const Settings& settings, const std::string& layer) {
-  for (const Override& entry : settings.overrides) {
-    if (!entry.pattern.matches_start(layer)) continue;
-    if (entry.excluded)
-      return invalid_data("{}: layer {} is stored in 4 bits, but dynamic says that it is not quantized",
-                          settings.subject, base::printable(layer));
-    return entry.settings;
-  }
-  return settings.common;
 }
 
 // One layer: its tensors, shapes checked, and all but its codes and scales.
@@ -213,7 +135,8 @@ Result<void> read_order(const TensorRef& tensor, bool act_order, GptqLayer& laye
 }
 
 // The layer's zero points; a symmetric layer's own numbers say which format it is, whatever the configuration says.
-Result<void> read_zeros(const TensorRef& tensor, const Settings& settings, const LayerSettings& own, GptqLayer& layer) {
+Result<void> read_zeros(const TensorRef& tensor, const GptqSettings& settings, const LayerSettings& own,
+                        GptqLayer& layer) {
   const int64_t row_words = words_for(layer.n);
   std::vector<uint32_t> words(static_cast<size_t>(row_words * layer.groups));
   if (Result<void> read = tensor.read(0, std::as_writable_bytes(std::span(words))); !read) return read;
@@ -227,14 +150,14 @@ Result<void> read_zeros(const TensorRef& tensor, const Settings& settings, const
   unpack(0);
   const bool alike = std::all_of(zeros.begin(), zeros.end(), [&](uint8_t zero) { return zero == zeros[0]; });
   if (own.symmetric.value_or(true) && alike && (zeros[0] == 7 || zeros[0] == 8)) {
-    if (settings.known && (zeros[0] == 8) != settings.v2)
+    if (!settings.stated.empty() && (zeros[0] == 8) != (settings.rule == ZeroRule::kTrue))
       layer.warnings.push_back(fmt::format(
           "{}: every zero point is stored as {}, which is a symmetric layer of {}, but the configuration says {}; the "
           "stored numbers are believed",
-          tensor.where(), zeros[0], zeros[0] == 8 ? "gptq_v2" : "gptq", settings.v2 ? "gptq_v2" : "gptq"));
+          tensor.where(), zeros[0], zeros[0] == 8 ? "gptq_v2" : "gptq", settings.stated));
     return {};
   }
-  if (!settings.known)
+  if (settings.stated.empty())
     return invalid_data(
         "{}: without a config.json or quantize_config.json only zero points that are all 7 or all 8 tell which format "
         "it is. Put the model's configuration beside it",
@@ -253,14 +176,14 @@ Result<void> read_zeros(const TensorRef& tensor, const Settings& settings, const
   return {};
 }
 
-Result<void> find_group_size(const Settings& settings, const LayerSettings& own, const std::string& name,
+Result<void> find_group_size(const GptqSettings& settings, const LayerSettings& own, const std::string& name,
                              GptqLayer& layer) {
   if (own.group_size) {
     layer.group_size = *own.group_size == -1 ? kPerColumn : static_cast<int>(*own.group_size);
     const int64_t groups = layer.group_size == kPerColumn ? 1 : (layer.k - 1) / layer.group_size + 1;
     if (groups != layer.groups)
       return invalid_data("{}: has {} rows, but k = {} in groups of {} ({}) needs {}", layer.scales.where(),
-                          layer.groups, layer.k, *own.group_size, settings.subject, groups);
+                          layer.groups, layer.k, *own.group_size, settings.layers.subject, groups);
     return {};
   }
   if (layer.groups == 1) return {};
@@ -270,13 +193,13 @@ Result<void> find_group_size(const Settings& settings, const LayerSettings& own,
     return invalid_data(
         "{}: layer {}: k = {} in {} groups does not tell the group size. Put the model's configuration "
         "beside it",
-        settings.subject, base::printable(name), layer.k, layer.groups);
+        settings.layers.subject, base::printable(name), layer.k, layer.groups);
   layer.group_size = static_cast<int>(size);
   return {};
 }
 
-Result<GptqLayer> find_layer(const ModelFiles& model, const Settings& settings, const std::string& name) {
-  const Result<LayerSettings> own = settings_of(settings, name);
+Result<GptqLayer> find_layer(const ModelFiles& model, const GptqSettings& settings, const std::string& name) {
+  const Result<LayerSettings> own = settings.layers.of(name);
   if (!own) return own.error();
   GptqLayer layer;
   layer.codes = model.find(name + kCodes);
@@ -321,20 +244,6 @@ Result<GptqLayer> find_layer(const ModelFiles& model, const Settings& settings, 
   return layer;
 }
 
-LayerInfo layer_info(const ModelFiles& model, const std::string& name, const GptqLayer& layer) {
-  LayerInfo info;
-  info.name = name;
-  info.n = layer.n;
-  info.k = layer.k;
-  info.quantized = true;
-  info.format = {.scale_dtype = *float_type(layer.scales->type),
-                 .zero_kind = layer.zeros.empty() ? ZeroKind::kNone : ZeroKind::kInt,
-                 .group_size = layer.group_size,
-                 .k_order = !layer.order.empty()};
-  info.file = model.shard_name(layer.codes);
-  return info;
-}
-
 Result<std::vector<uint8_t>> unpack_codes(const GptqLayer& layer) {
   std::vector<uint32_t> words(static_cast<size_t>(layer.n));
   std::vector<uint8_t> codes(static_cast<size_t>(layer.n * layer.k));
@@ -351,34 +260,23 @@ Result<std::vector<uint8_t>> unpack_codes(const GptqLayer& layer) {
   return codes;
 }
 
-// [groups, n] as stored to [n, groups].
-FloatArray transposed(const FloatArray& stored, int64_t n, int64_t groups) {
-  FloatArray scales;
-  scales.dtype = stored.dtype;
-  scales.resize(stored.size());
-  for (int64_t row = 0; row < n; ++row)
-    for (int64_t group = 0; group < groups; ++group)
-      scales.set_bits(static_cast<size_t>(row * groups + group), stored.bits_at(static_cast<size_t>(group * n + row)));
-  return scales;
-}
-
 class GptqCheckpoint final : public LayerCheckpoint {
  public:
-  GptqCheckpoint(std::shared_ptr<const ModelFiles> model, std::vector<LayerInfo> layers, Settings settings,
+  GptqCheckpoint(std::shared_ptr<const ModelFiles> model, std::vector<LayerInfo> layers, GptqSettings settings,
                  std::vector<std::string> warnings)
       : LayerCheckpoint(std::move(model), std::move(layers)),
         settings_(std::move(settings)),
         warnings_(std::move(warnings)) {}
 
-  std::string format() const override { return kGptqFormat.name; }
+  std::string format() const override { return settings_.format; }
   std::string convention() const override {
-    if (!settings_.known)
+    if (settings_.stated.empty())
       return "GPTQ by its tensors, without a configuration: every layer's zero points are all 7 (v1) or all 8 (v2), so "
              "it is symmetric";
     return fmt::format(
-        "GPTQ {}, as the configuration says: zero points of asymmetric layers are read {}; symmetric layers by their "
-        "zero points, all 7 or all 8",
-        settings_.v2 ? "v2" : "v1", rule_words(settings_.rule));
+        "GPTQ's tensors in format {}, as the configuration says: zero points of asymmetric layers are read {}; "
+        "symmetric layers by their zero points, all 7 or all 8",
+        settings_.stated, rule_words(settings_.rule));
   }
   std::vector<std::string> warnings() const override { return warnings_; }
 
@@ -390,26 +288,20 @@ class GptqCheckpoint final : public LayerCheckpoint {
   Result<QuantizedWeight> read_codes(const LayerInfo& info) const override {
     Result<GptqLayer> layer = find_layer(model(), settings_, info.name);
     if (!layer) return layer.error();
-    QuantizedWeight weight;
-    weight.name = info.name;
-    weight.n = layer->n;
-    weight.k = layer->k;
-    weight.group_size = layer->group_size;
-    weight.zero_kind = info.format.zero_kind;
+    QuantizedWeight weight = empty_weight(info);
     Result<std::vector<uint8_t>> codes = unpack_codes(*layer);
     if (!codes) return codes.error();
     weight.codes = std::move(*codes);
-    const Result<FloatArray> scales = read_floats(layer->scales);
+    const Result<FloatArray> scales = read_finite_floats(layer->scales);
     if (!scales) return scales.error();
-    if (Result<void> finite = check_finite(*scales, layer->scales); !finite) return finite.error();
-    weight.scales = transposed(*scales, layer->n, layer->groups);
+    weight.scales = arranged(*scales, layer->n, layer->groups, 1, layer->n);
     weight.int_zeros = std::move(layer->zeros);
     weight.k_order = std::move(layer->order);
     return weight;
   }
 
  private:
-  Settings settings_;
+  GptqSettings settings_;
   std::vector<std::string> warnings_;
 };
 
@@ -426,32 +318,38 @@ bool recognizes_gptq(const ModelFiles& model) {
 }
 
 Result<std::unique_ptr<Checkpoint>> open_gptq(std::shared_ptr<const ModelFiles> model) {
-  Result<Settings> settings = find_settings(*model);
+  const Result<QuantizationSettings> found = find_quantization_settings(*model, kOwnConfigFile);
+  if (!found) return found.error();
+  Result<GptqSettings> settings = parse_settings(*found);
   if (!settings) return settings.error();
-  std::vector<LayerInfo> layers;
-  std::vector<std::string> warnings;
-  bool asymmetric = false;
-  for (const TensorRef& tensor : model->tensors()) {
-    const std::string name(layer_of(tensor->name, kCodes));
-    if (name.empty()) continue;
-    const Result<GptqLayer> layer = find_layer(*model, *settings, name);
-    if (!layer) return layer.error();
-    layers.push_back(layer_info(*model, name, *layer));
-    warnings.insert(warnings.end(), layer->warnings.begin(), layer->warnings.end());
-    asymmetric |= !layer->zeros.empty();
-  }
-  if (layers.empty())
-    return invalid_data("{}: config.json says gptq, but no tensor is named *{}", model->path(), kCodes);
-  if (asymmetric && !settings->v2)
-    warnings.push_back(fmt::format(
-        "{}: asymmetric layers in format gptq: libraries differ where a zero point is 0 or 16; they are read {}",
-        settings->subject, rule_words(settings->rule)));
-  add_dense_layers(*model, layers);
-  return std::unique_ptr<Checkpoint>(
-      std::make_unique<GptqCheckpoint>(std::move(model), std::move(layers), std::move(*settings), std::move(warnings)));
+  return open_gptq_tensors(std::move(model), std::move(*settings));
 }
 
 }  // namespace
+
+Result<std::unique_ptr<Checkpoint>> open_gptq_tensors(std::shared_ptr<const ModelFiles> model, GptqSettings settings) {
+  std::vector<std::string> warnings = settings.warnings;
+  bool asymmetric = false;
+  Result<std::vector<LayerInfo>> layers =
+      list_layers(*model, kCodes, settings.format, [&](const std::string& name) -> Result<LayerInfo> {
+        const Result<GptqLayer> layer = find_layer(*model, settings, name);
+        if (!layer) return layer.error();
+        warnings.insert(warnings.end(), layer->warnings.begin(), layer->warnings.end());
+        asymmetric |= !layer->zeros.empty();
+        return quantized_layer_info(*model, name, layer->codes, layer->n, layer->k,
+                                    {.scale_dtype = *float_type(layer->scales->type),
+                                     .zero_kind = layer->zeros.empty() ? ZeroKind::kNone : ZeroKind::kInt,
+                                     .group_size = layer->group_size,
+                                     .k_order = !layer->order.empty()});
+      });
+  if (!layers) return layers.error();
+  if (asymmetric && settings.rule != ZeroRule::kTrue)
+    warnings.push_back(fmt::format(
+        "{}: asymmetric layers in format {}: libraries differ where a zero point is 0 or 16; they are read {}",
+        settings.layers.subject, settings.stated, rule_words(settings.rule)));
+  return std::unique_ptr<Checkpoint>(
+      std::make_unique<GptqCheckpoint>(std::move(model), std::move(*layers), std::move(settings), std::move(warnings)));
+}
 
 const Format kGptqFormat = {"gptq", recognizes_gptq, open_gptq};
 

@@ -125,16 +125,10 @@ Result<HqqLayer> find_layer(const ModelFiles& model, const std::string& name) {
 Result<LayerInfo> layer_info(const ModelFiles& model, const std::string& name) {
   const Result<HqqLayer> layer = find_layer(model, name);
   if (!layer) return layer.error();
-  LayerInfo info;
-  info.name = name;
-  info.n = layer->n;
-  info.k = layer->k;
-  info.quantized = true;
-  info.format = {.scale_dtype = *float_type(layer->scale->type),
-                 .zero_kind = ZeroKind::kFloat,
-                 .group_size = static_cast<int>(layer->group)};
-  info.file = model.shard_name(layer->codes);
-  return info;
+  return quantized_layer_info(model, name, layer->codes, layer->n, layer->k,
+                              {.scale_dtype = *float_type(layer->scale->type),
+                               .zero_kind = ZeroKind::kFloat,
+                               .group_size = static_cast<int>(layer->group)});
 }
 
 class HqqCheckpoint final : public LayerCheckpoint {
@@ -143,12 +137,10 @@ class HqqCheckpoint final : public LayerCheckpoint {
 
   std::string format() const override { return kHqqFormat.name; }
   std::string convention() const override {
-    const auto quantized =
-        std::count_if(layers().begin(), layers().end(), [](const auto& layer) { return layer.quantized; });
     return fmt::format(
         "HQQ, as each layer's own settings say: {} layers of 4-bit codes along axis 1, two halves of the groups in the "
         "high and the low bits of a byte, zero points that are floats; {} dense layers",
-        quantized, layers().size() - static_cast<size_t>(quantized));
+        quantized_count(), dense_count());
   }
 
  protected:
@@ -177,12 +169,7 @@ class HqqCheckpoint final : public LayerCheckpoint {
   Result<QuantizedWeight> read_codes(const LayerInfo& info) const override {
     const Result<HqqLayer> layer = find_layer(model(), info.name);
     if (!layer) return layer.error();
-    QuantizedWeight weight;
-    weight.name = info.name;
-    weight.n = layer->n;
-    weight.k = layer->k;
-    weight.group_size = static_cast<int>(layer->group);
-    weight.zero_kind = ZeroKind::kFloat;
+    QuantizedWeight weight = empty_weight(info);
     const Result<std::vector<std::byte>> packed = layer->codes.read_all();
     if (!packed) return packed.error();
     weight.codes.resize(2 * packed->size());
@@ -190,37 +177,22 @@ class HqqCheckpoint final : public LayerCheckpoint {
       weight.codes[i] = static_cast<uint8_t>((*packed)[i] >> 4);
       weight.codes[packed->size() + i] = static_cast<uint8_t>((*packed)[i] & std::byte{15});
     }
-    Result<FloatArray> scales = read_floats(layer->scale), zeros = read_floats(layer->zero);
+    Result<FloatArray> scales = read_finite_floats(layer->scale), zeros = read_finite_floats(layer->zero);
     if (!scales) return scales.error();
     if (!zeros) return zeros.error();
-    if (Result<void> finite = check_finite(*scales, layer->scale); !finite) return finite.error();
-    if (Result<void> finite = check_finite(*zeros, layer->zero); !finite) return finite.error();
     weight.scales = std::move(*scales);
     weight.float_zeros = std::move(*zeros);
     return weight;
   }
 };
 
-bool recognizes_hqq(const ModelFiles& model) {
-  const nlohmann::json& settings = model.quantization_config();
-  if (!settings.is_null()) return string_member(settings, "quant_method") == "hqq";
-  return std::any_of(model.tensors().begin(), model.tensors().end(),
-                     [](const TensorRef& tensor) { return tensor->name.ends_with(kCodes); });
-}
+bool recognizes_hqq(const ModelFiles& model) { return is_of_method(model, "hqq", kCodes); }
 
 Result<std::unique_ptr<Checkpoint>> open_hqq(std::shared_ptr<const ModelFiles> model) {
-  std::vector<LayerInfo> layers;
-  for (const TensorRef& tensor : model->tensors()) {
-    const std::string_view name = layer_of(tensor->name, kCodes);
-    if (name.empty()) continue;
-    Result<LayerInfo> info = layer_info(*model, std::string(name));
-    if (!info) return info.error();
-    layers.push_back(std::move(*info));
-  }
-  if (layers.empty())
-    return invalid_data("{}: config.json says hqq, but no tensor is named *{}", model->path(), kCodes);
-  add_dense_layers(*model, layers);
-  return std::unique_ptr<Checkpoint>(std::make_unique<HqqCheckpoint>(std::move(model), std::move(layers)));
+  Result<std::vector<LayerInfo>> layers =
+      list_layers(*model, kCodes, "hqq", [&](const std::string& layer) { return layer_info(*model, layer); });
+  if (!layers) return layers.error();
+  return std::unique_ptr<Checkpoint>(std::make_unique<HqqCheckpoint>(std::move(model), std::move(*layers)));
 }
 
 }  // namespace

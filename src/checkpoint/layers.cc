@@ -48,6 +48,51 @@ void add_dense_layers(const ModelFiles& model, std::vector<LayerInfo>& layers) {
       layers.push_back(dense_layer_info(model, layer));
 }
 
+LayerInfo quantized_layer_info(const ModelFiles& model, std::string_view layer, const TensorRef& codes, int64_t n,
+                               int64_t k, const WeightFormat& format) {
+  LayerInfo info;
+  info.name = layer;
+  info.n = n;
+  info.k = k;
+  info.quantized = true;
+  info.format = format;
+  info.file = model.shard_name(codes);
+  return info;
+}
+
+QuantizedWeight empty_weight(const LayerInfo& layer) {
+  QuantizedWeight weight;
+  weight.name = layer.name;
+  weight.n = layer.n;
+  weight.k = layer.k;
+  weight.group_size = layer.format.group_size;
+  weight.zero_kind = layer.format.zero_kind;
+  return weight;
+}
+
+Result<std::vector<LayerInfo>> list_layers(const ModelFiles& model, std::string_view suffix, std::string_view method,
+                                           const std::function<Result<LayerInfo>(const std::string& layer)>& info_of) {
+  std::vector<LayerInfo> layers;
+  for (const TensorRef& tensor : model.tensors()) {
+    const std::string_view name = layer_of(tensor->name, suffix);
+    if (name.empty()) continue;
+    Result<LayerInfo> info = info_of(std::string(name));
+    if (!info) return info.error();
+    layers.push_back(std::move(*info));
+  }
+  if (layers.empty())
+    return invalid_data("{}: config.json says {}, but no tensor is named *{}", model.path(), method, suffix);
+  add_dense_layers(model, layers);
+  return layers;
+}
+
+bool is_of_method(const ModelFiles& model, std::string_view method, std::string_view suffix) {
+  const nlohmann::json& settings = model.quantization_config();
+  if (!settings.is_null()) return string_member(settings, "quant_method") == method;
+  return std::any_of(model.tensors().begin(), model.tensors().end(),
+                     [&](const TensorRef& tensor) { return tensor->name.ends_with(suffix); });
+}
+
 Result<FloatArray> read_floats(const TensorSlice& tensor) {
   const Result<DType> dtype = float_type(tensor.type());
   if (!dtype) return invalid_data("{}: {}", tensor.where(), dtype.error().message);
@@ -56,6 +101,24 @@ Result<FloatArray> read_floats(const TensorSlice& tensor) {
   FloatArray values;
   values.dtype = *dtype;
   values.bytes = std::move(*bytes);
+  return values;
+}
+
+Result<FloatArray> read_finite_floats(const TensorSlice& tensor) {
+  Result<FloatArray> values = read_floats(tensor);
+  if (!values) return values;
+  if (Result<void> finite = check_finite(*values, tensor); !finite) return finite.error();
+  return values;
+}
+
+FloatArray arranged(const FloatArray& stored, int64_t n, int64_t groups, int64_t row_stride, int64_t group_stride) {
+  FloatArray values;
+  values.dtype = stored.dtype;
+  values.resize(static_cast<size_t>(n * groups));
+  size_t i = 0;
+  for (int64_t row = 0; row < n; ++row)
+    for (int64_t group = 0; group < groups; ++group, ++i)
+      values.set_bits(i, stored.bits_at(static_cast<size_t>(row * row_stride + group * group_stride)));
   return values;
 }
 
@@ -121,6 +184,11 @@ Result<void> check_distinct(const ModelFiles& model, const std::vector<LayerInfo
 LayerCheckpoint::LayerCheckpoint(std::shared_ptr<const ModelFiles> model, std::vector<LayerInfo> layers)
     : model_(std::move(model)), layers_(std::move(layers)) {
   std::sort(layers_.begin(), layers_.end(), [](const LayerInfo& a, const LayerInfo& b) { return a.name < b.name; });
+}
+
+size_t LayerCheckpoint::quantized_count() const {
+  return static_cast<size_t>(
+      std::count_if(layers_.begin(), layers_.end(), [](const LayerInfo& layer) { return layer.quantized; }));
 }
 
 Result<TensorSlice> LayerCheckpoint::bias_of(const LayerInfo& layer) const {

@@ -1,6 +1,7 @@
 // Linear layers as tensors of a model: what the formats share.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -25,8 +26,24 @@ LayerInfo dense_layer_info(const ModelFiles& model, std::string_view layer);
 // Adds the model's dense layers to the quantized ones in `layers`, whose own tensors may look like dense weights.
 void add_dense_layers(const ModelFiles& model, std::vector<LayerInfo>& layers);
 
+// A layer of n x k as it is listed, in the file of the tensor that holds its codes.
+LayerInfo quantized_layer_info(const ModelFiles& model, std::string_view layer, const TensorRef& codes, int64_t n,
+                               int64_t k, const WeightFormat& format);
+// That layer's weight, yet without codes, scales and zeros.
+QuantizedWeight empty_weight(const LayerInfo& layer);
+// Layers of every tensor that ends in `suffix`, as `info_of` tells by their names, and the dense ones. A model without
+// any such tensor is an error; `method` is what it says it is.
+Result<std::vector<LayerInfo>> list_layers(const ModelFiles& model, std::string_view suffix, std::string_view method,
+                                           const std::function<Result<LayerInfo>(const std::string& layer)>& info_of);
+// Whether the settings in config.json name this method; without settings, whether any tensor ends in `suffix`.
+bool is_of_method(const ModelFiles& model, std::string_view method, std::string_view suffix);
+
 // All numbers of a tensor of a float type that DType knows.
 Result<FloatArray> read_floats(const TensorSlice& tensor);
+// The same, none of them NaN or infinite.
+Result<FloatArray> read_finite_floats(const TensorSlice& tensor);
+// [n, groups] of `stored`, where the number of (row, group) stands at row * row_stride + group * group_stride.
+FloatArray arranged(const FloatArray& stored, int64_t n, int64_t groups, int64_t row_stride, int64_t group_stride);
 // A bias of n output features: [n], of a float type; empty where there is no such tensor.
 Result<FloatArray> read_bias(const TensorSlice& bias, int64_t n);
 // Refuses NaN and infinity, naming the first.
@@ -64,6 +81,8 @@ class LayerCheckpoint : public Checkpoint {
 
  protected:
   const ModelFiles& model() const { return *model_; }
+  size_t quantized_count() const;
+  size_t dense_count() const { return layers_.size() - quantized_count(); }
   // What follows a quantized layer's name in the names of the tensors that make up its weight, the bias not among them.
   virtual std::span<const std::string_view> weight_suffixes() const = 0;
   // The layer's bias; empty if it has none.

@@ -235,14 +235,26 @@ TensorRef ModelFiles::find(std::string_view name) const {
 
 const nlohmann::json& ModelFiles::quantization_config() const {
   static const nlohmann::json kNone;
-  for (const nlohmann::json* object : {&config_, config_.contains("text_config") ? &config_["text_config"] : nullptr}) {
+  const std::vector<std::string> path = quantization_config_path();
+  const nlohmann::json* settings = path.empty() ? &kNone : &config_;
+  for (const std::string& member : path) settings = &(*settings)[member];
+  return *settings;
+}
+
+std::vector<std::string> ModelFiles::quantization_config_path() const {
+  for (const std::vector<std::string>& within : {std::vector<std::string>{}, {"text_config"}}) {
+    const nlohmann::json* object = &config_;
+    for (const std::string& member : within) object = object->contains(member) ? &(*object)[member] : nullptr;
     if (object == nullptr || !object->is_object()) continue;
     for (const char* key : {"quantization_config", "compression_config"}) {
       const auto found = object->find(key);
-      if (found != object->end() && !found->is_null()) return *found;
+      if (found == object->end() || found->is_null()) continue;
+      std::vector<std::string> path = within;
+      path.emplace_back(key);
+      return path;
     }
   }
-  return kNone;
+  return {};
 }
 
 }  // namespace nybble::checkpoint

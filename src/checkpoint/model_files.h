@@ -53,6 +53,8 @@ class ModelFiles {
   const nlohmann::json& config() const { return config_; }  // an object; empty without config.json
   // The quantization settings in config.json, wherever models keep them; null without any.
   const nlohmann::json& quantization_config() const;
+  // The members of config.json that lead to them; empty without any.
+  std::vector<std::string> quantization_config_path() const;
 
  private:
   Result<void> open_folder();

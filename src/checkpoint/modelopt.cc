@@ -12,6 +12,7 @@
 #include "checkpoint/format.h"
 #include "checkpoint/fp4.h"
 #include "checkpoint/layers.h"
+#include "checkpoint/quantization_settings.h"
 
 namespace nybble::checkpoint {
 namespace {
@@ -66,34 +67,16 @@ Result<Nvfp4Layer> find_layer(const ModelFiles& model, const std::string& name) 
   return layer;
 }
 
-// Of hf_quant_config.json: the object that says how the model is quantized; null where there is none.
-Result<nlohmann::json> own_settings(const ModelFiles& model) {
-  constexpr uint64_t kMaxBytes = 16 << 20;
-  if (!model.folder().has(kSettingsFile)) return nlohmann::json();
-  const Result<base::File> file = model.folder().open_file(kSettingsFile);
-  if (!file) return file.error();
-  const Result<std::string> text = base::read_file(*file, kMaxBytes);
-  if (!text) return text.error();
-  const Result<nlohmann::json> document = base::parse_json(*text, file->path(), {});
-  if (!document) return document.error();
-  const auto member = document->is_object() ? document->find("quantization") : document->end();
-  if (!document->is_object() || member == document->end() || !member->is_object())
-    return invalid_data("{}: has no object \"quantization\", which says how the model is quantized", file->path());
-  return *member;
-}
-
 class ModelOptCheckpoint final : public LayerCheckpoint {
  public:
   using LayerCheckpoint::LayerCheckpoint;
 
   std::string format() const override { return kModelOptFormat.name; }
   std::string convention() const override {
-    const auto quantized =
-        std::count_if(layers().begin(), layers().end(), [](const auto& layer) { return layer.quantized; });
     return fmt::format(
         "ModelOpt NVFP4, by its tensors *{}: {} layers of E2M1 codes in groups of 16, whose scale is weight_scale * "
         "weight_scale_2; {} dense layers",
-        kScale2, quantized, layers().size() - static_cast<size_t>(quantized));
+        kScale2, quantized_count(), dense_count());
   }
   std::vector<std::string> warnings() const override {
     const bool scaled = std::any_of(model().tensors().begin(), model().tensors().end(), [](const TensorRef& tensor) {
@@ -113,12 +96,7 @@ class ModelOptCheckpoint final : public LayerCheckpoint {
   Result<QuantizedWeight> read_codes(const LayerInfo& info) const override {
     const Result<Nvfp4Layer> layer = find_layer(model(), info.name);
     if (!layer) return layer.error();
-    QuantizedWeight weight;
-    weight.name = info.name;
-    weight.n = layer->n;
-    weight.k = layer->k;
-    weight.group_size = kGroup;
-    weight.zero_kind = ZeroKind::kTable;
+    QuantizedWeight weight = empty_weight(info);
     weight.table = e2m1_table();
     const Result<std::vector<std::byte>> packed = layer->weight.read_all();
     if (!packed) return packed.error();
@@ -145,21 +123,21 @@ bool recognizes_modelopt(const ModelFiles& model) {
 }
 
 Result<void> check_algorithm(const ModelFiles& model) {
-  nlohmann::json settings = model.quantization_config();
-  const char* file = ModelFiles::kConfigFile;
-  if (settings.is_null()) {
-    Result<nlohmann::json> own = own_settings(model);
-    if (!own) return own.error();
-    settings = std::move(*own);
-    file = kSettingsFile;
+  const Result<QuantizationSettings> found = find_quantization_settings(model, kSettingsFile);
+  if (!found) return found.error();
+  if (found->object.is_null()) return {};
+  const nlohmann::json* settings = &found->object;
+  if (found->path.empty()) {  // a file of their own, which has more than them
+    settings = find_member(*settings, {"quantization"});
+    if (settings == nullptr || !settings->is_object())
+      return invalid_data("{}: has no object \"quantization\", which says how the model is quantized", found->subject);
   }
-  if (settings.is_null()) return {};
-  const std::string algorithm = string_member(settings, "quant_algo");
+  const std::string algorithm = string_member(*settings, "quant_algo");
   if (std::find(std::begin(kAlgorithms), std::end(kAlgorithms), algorithm) == std::end(kAlgorithms))
     return unsupported(
-        "{}: {}: quant_algo {} is not read; known is NVFP4 (also W4A16_NVFP4, NVFP4_AWQ and the NVFP4 of "
+        "{}: quant_algo {} is not read; known is NVFP4 (also W4A16_NVFP4, NVFP4_AWQ and the NVFP4 of "
         "MIXED_PRECISION). Quantize the unquantized model again",
-        model.path(), file, base::printable(algorithm));
+        found->subject, base::printable(algorithm));
   return {};
 }
 
@@ -170,14 +148,9 @@ Result<std::unique_ptr<Checkpoint>> open_modelopt(std::shared_ptr<const ModelFil
     if (const std::string_view name = layer_of(tensor->name, kScale2); !name.empty()) {
       const Result<Nvfp4Layer> layer = find_layer(*model, std::string(name));
       if (!layer) return layer.error();
-      LayerInfo info;
-      info.name = name;
-      info.n = layer->n;
-      info.k = layer->k;
-      info.quantized = true;
-      info.format = {.scale_dtype = DType::kFp32, .zero_kind = ZeroKind::kTable, .group_size = kGroup};
-      info.file = model->shard_name(layer->weight);
-      layers.push_back(std::move(info));
+      layers.push_back(
+          quantized_layer_info(*model, name, layer->weight, layer->n, layer->k,
+                               {.scale_dtype = DType::kFp32, .zero_kind = ZeroKind::kTable, .group_size = kGroup}));
     } else if (tensor->name.ends_with("_weight_scale_2")) {
       return unsupported(
           "{}: belongs to experts in one tensor, which are not read in this format. Export the model again, "

@@ -53,13 +53,11 @@ class Mxfp4Checkpoint final : public LayerCheckpoint {
 
   std::string format() const override { return kMxfp4Format.name; }
   std::string convention() const override {
-    const auto experts =
-        std::count_if(layers().begin(), layers().end(), [](const auto& layer) { return layer.quantized; });
     return fmt::format(
         "MXFP4 as gpt-oss stores it, by its tensors *{} and *{}: {} experts and projections, each a layer, of E2M1 "
         "codes "
         "in groups of 32 with E8M0 scales; the rows of a gate_up projection alternate gate, up; {} dense layers",
-        kBlocks, kScales, experts, layers().size() - static_cast<size_t>(experts));
+        kBlocks, kScales, quantized_count(), dense_count());
   }
 
  protected:
@@ -74,12 +72,7 @@ class Mxfp4Checkpoint final : public LayerCheckpoint {
   Result<QuantizedWeight> read_codes(const LayerInfo& info) const override {
     const Result<Expert> expert = find_expert(model(), stored_layer(model(), info.name, kBlocks));
     if (!expert) return expert.error();
-    QuantizedWeight weight;
-    weight.name = info.name;
-    weight.n = expert->n;
-    weight.k = expert->k;
-    weight.group_size = kGroup;
-    weight.zero_kind = ZeroKind::kTable;
+    QuantizedWeight weight = empty_weight(info);
     weight.table = e2m1_table();
     const Result<std::vector<std::byte>> packed = expert->blocks.read_all();
     if (!packed) return packed.error();
@@ -107,14 +100,9 @@ Result<void> add_experts(const ModelFiles& model, const TensorRef& blocks, std::
   for (int64_t index = 0; index < blocks->shape[0]; ++index) {
     const Result<Expert> expert = find_expert(model, {name, index});
     if (!expert) return expert.error();
-    LayerInfo info;
-    info.name = expert_name(name, index);
-    info.n = expert->n;
-    info.k = expert->k;
-    info.quantized = true;
-    info.format = {.scale_dtype = DType::kBf16, .zero_kind = ZeroKind::kTable, .group_size = kGroup};
-    info.file = model.shard_name(blocks);
-    layers.push_back(std::move(info));
+    layers.push_back(
+        quantized_layer_info(model, expert_name(name, index), blocks, expert->n, expert->k,
+                             {.scale_dtype = DType::kBf16, .zero_kind = ZeroKind::kTable, .group_size = kGroup}));
   }
   return {};
 }

@@ -219,18 +219,12 @@ class TorchaoCheckpoint final : public LayerCheckpoint {
   Result<QuantizedWeight> read_codes(const LayerInfo& info) const override {
     const Result<Int4Layer> layer = find_layer(model(), info.name);
     if (!layer) return layer.error();
-    QuantizedWeight weight;
-    weight.name = info.name;
-    weight.n = layer->n;
-    weight.k = layer->k;
-    weight.group_size = static_cast<int>(layer->group);
-    weight.zero_kind = ZeroKind::kOffset;
+    QuantizedWeight weight = empty_weight(info);
     Result<std::vector<uint8_t>> codes = layer->tiles ? read_tiles(*layer) : read_plain(*layer);
     if (!codes) return codes.error();
     weight.codes = std::move(*codes);
-    const Result<FloatArray> scales = read_floats(layer->scale);
+    const Result<FloatArray> scales = read_finite_floats(layer->scale);
     if (!scales) return scales.error();
-    if (Result<void> finite = check_finite(*scales, layer->scale); !finite) return finite.error();
     const auto place = [&](int64_t group, int64_t n) { return static_cast<size_t>(group * layer->padded_n() + n); };
     if (layer->tiles) {
       set_numbers(
@@ -238,9 +232,8 @@ class TorchaoCheckpoint final : public LayerCheckpoint {
           [&](int64_t group, int64_t n) { return std::pair(2 * place(group, n), 2 * place(group, n) + 1); }, weight);
       return weight;
     }
-    const Result<FloatArray> zeros = read_floats(layer->zero);
+    const Result<FloatArray> zeros = read_finite_floats(layer->zero);
     if (!zeros) return zeros.error();
-    if (Result<void> finite = check_finite(*zeros, layer->zero); !finite) return finite.error();
     set_numbers(
         *layer, *scales, *zeros, [&](int64_t group, int64_t n) { return std::pair(place(group, n), place(group, n)); },
         weight);
@@ -248,41 +241,26 @@ class TorchaoCheckpoint final : public LayerCheckpoint {
   }
 };
 
-bool recognizes_torchao(const ModelFiles& model) {
-  const nlohmann::json& settings = model.quantization_config();
-  if (!settings.is_null()) return string_member(settings, "quant_method") == "torchao";
-  return std::any_of(model.tensors().begin(), model.tensors().end(),
-                     [](const TensorRef& tensor) { return tensor->name.ends_with(kCodes); });
+bool recognizes_torchao(const ModelFiles& model) { return is_of_method(model, "torchao", kCodes); }
+
+Result<LayerInfo> layer_info(const ModelFiles& model, const std::string& name) {
+  const Result<Int4Layer> layer = find_layer(model, name);
+  if (!layer) return layer.error();
+  return quantized_layer_info(
+      model, name, layer->codes, layer->n, layer->k,
+      {.scale_dtype = DType::kFp32, .zero_kind = ZeroKind::kOffset, .group_size = static_cast<int>(layer->group)});
 }
 
 Result<std::unique_ptr<Checkpoint>> open_torchao(std::shared_ptr<const ModelFiles> model) {
-  std::vector<LayerInfo> layers;
-  for (const TensorRef& tensor : model->tensors()) {
-    const std::string_view name = layer_of(tensor->name, kCodes);
-    if (name.empty()) {
-      if (tensor->name.ends_with("_qdata"))
-        return unsupported(
-            "{}: is a quantized tensor that is no linear layer's weight; such tensors are not read. {}, "
-            "without it",
-            tensor.where(), kWayOut);
-      continue;
-    }
-    const Result<Int4Layer> layer = find_layer(*model, std::string(name));
-    if (!layer) return layer.error();
-    LayerInfo info;
-    info.name = name;
-    info.n = layer->n;
-    info.k = layer->k;
-    info.quantized = true;
-    info.format = {
-        .scale_dtype = DType::kFp32, .zero_kind = ZeroKind::kOffset, .group_size = static_cast<int>(layer->group)};
-    info.file = model->shard_name(tensor);
-    layers.push_back(std::move(info));
-  }
-  if (layers.empty())
-    return invalid_data("{}: config.json says torchao, but no tensor is named *{}", model->path(), kCodes);
-  add_dense_layers(*model, layers);
-  return std::unique_ptr<Checkpoint>(std::make_unique<TorchaoCheckpoint>(std::move(model), std::move(layers)));
+  for (const TensorRef& tensor : model->tensors())
+    if (tensor->name.ends_with("_qdata") && layer_of(tensor->name, kCodes).empty())
+      return unsupported(
+          "{}: is a quantized tensor that is no linear layer's weight; such tensors are not read. {}, without it",
+          tensor.where(), kWayOut);
+  Result<std::vector<LayerInfo>> layers =
+      list_layers(*model, kCodes, "torchao", [&](const std::string& layer) { return layer_info(*model, layer); });
+  if (!layers) return layers.error();
+  return std::unique_ptr<Checkpoint>(std::make_unique<TorchaoCheckpoint>(std::move(model), std::move(*layers)));
 }
 
 }  // namespace

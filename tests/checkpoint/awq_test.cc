@@ -33,11 +33,103 @@ TEST(Awq, WithoutZeroPointsTheyAre8) {
   EXPECT_EQ(dequantize(*weight)[0], -8.0f);
 }
 
+// A model says what contradicts itself, and is read as it is stored.
+TEST(Awq, WarnsOfContradictions) {
+  using ::testing::AllOf, ::testing::ElementsAre, ::testing::HasSubstr, ::testing::IsEmpty;
+  const auto warnings = [](const std::string& settings) {
+    const TestModel model(layer(), config(R"("bits":4,"group_size":1,)" + settings));
+    const auto checkpoint = model.open();
+    EXPECT_TRUE(checkpoint && (*checkpoint)->check({}));
+    return checkpoint ? (*checkpoint)->warnings() : std::vector<std::string>{checkpoint.error().message};
+  };
+  EXPECT_THAT(warnings(R"("zero_point":true,"modules_to_not_convert":["lm_head"])"), IsEmpty());
+  EXPECT_THAT(warnings(R"("zero_point":true,"modules_to_not_convert":null)"), IsEmpty());
+  EXPECT_THAT(
+      warnings(R"("zero_point":false)"),
+      ElementsAre(HasSubstr("zero_point is false, but zero points are stored and used: 1 layer, 'l' the first")));
+  EXPECT_THAT(
+      warnings(R"("modules_to_not_convert":["x","l"])"),
+      ElementsAre(AllOf(HasSubstr("modules_to_not_convert names layers"), HasSubstr("1 layer, 'l' the first"))));
+  expect_refused(TestModel(layer(), config(R"("bits":4,"group_size":1,"modules_to_not_convert":[1])")),
+                 ErrorCode::kInvalidData, "modules_to_not_convert must be an array of strings", "modules");
+}
+
+TEST(Awq, SettingsInAFileOfTheirOwn) {
+  const TestModel model(layer());
+  write_text(model.path() + "/quant_config.json", R"({"zero_point":true,"q_group_size":1,"w_bit":4,"version":"GEMM"})");
+  const auto weight = model.read("l");
+  ASSERT_TRUE(weight) << weight.error().message;
+  EXPECT_EQ(weight->codes[1], 8);
+  write_text(model.path() + "/quant_config.json", "[]");
+  expect_refused(model, ErrorCode::kInvalidData, "quant_config.json must be an object", "no object");
+}
+
+// 2 x 128 in groups of 64, of which there are two: their numbers stand in the first of two words, the rest is padding.
+TEST(Awq, GemvKeepsWordsAlongInputFeatures) {
+  std::vector<uint32_t> codes(2 * 16, 0x76543210);
+  codes[16] = 0xFEDCBA98;  // row 1
+  std::vector<uint16_t> scales(2 * 16, 0);
+  scales[0] = scales[1] = 0x3C00;            // row 0: 1, 1
+  scales[16] = 0x3800, scales[17] = 0xBC00;  // row 1: 0.5, -1
+  const Tensors tensors = {{"l.qweight", "I32", {2, 16}, i32(codes)},
+                           {"l.qzeros", "I32", {2, 2}, i32({0xFFFFFF10, 0xFFFFFFFF, 0x0000008F, 0})},
+                           {"l.scales", "F16", {2, 16}, u16(scales)}};
+  const std::string settings = config(R"("bits":4,"group_size":64,"version":"gemv")");
+  const auto weight = TestModel(tensors, settings).read("l");
+  ASSERT_TRUE(weight) << weight.error().message;
+  EXPECT_EQ(weight->n, 2);
+  EXPECT_EQ(weight->k, 128);
+  EXPECT_EQ(weight->int_zeros, (std::vector<uint8_t>{0, 1, 15, 8}));
+  const std::vector<float> values = dequantize(*weight);
+  EXPECT_EQ(values[1], 1.0f);
+  EXPECT_EQ(values[65], 0.0f);
+  EXPECT_EQ(values[128], (8 - 15) * 0.5f);
+  EXPECT_EQ(values[192 + 2], -(2 - 8.0f));
+
+  expect_refused(TestModel(with(tensors, {"l.qzeros", "I32", {2, 1}, i32({0, 0})}), settings), ErrorCode::kInvalidData,
+                 "'l.qzeros'", "too narrow");
+  expect_refused(TestModel(with(tensors, {"l.scales", "F16", {2, 8}, u16(std::vector<uint16_t>(16, 0))}), settings),
+                 ErrorCode::kInvalidData, "'l.scales'", "too narrow");
+  for (const char* size : {"8", "48", "256"})
+    expect_refused(TestModel(tensors, config(R"("bits":4,"version":"gemv","group_size":)" + std::string(size))),
+                   ErrorCode::kInvalidData, "whole groups of 16, 32, 64 or 128", size);
+}
+
+// 4 x 64 in one group of 64: bits 4 e to 4 e + 3 of word 16 r + t are row r, column 32 (t / 8) + 8 e + t % 8.
+TEST(Awq, GemvFastKeepsOffsets) {
+  std::vector<uint16_t> codes(64, 0);
+  codes[0] = 0x4321;       // row 0: columns 0, 8, 16, 24
+  codes[16 + 9] = 0x8765;  // row 1: columns 33, 41, 49, 57
+  const std::vector<uint16_t> scales(16 * 4, 0x3800);
+  std::vector<uint16_t> offsets(16 * 4, 0);
+  offsets[0] = 0xC000, offsets[1] = 0x3C00;  // -2, 1
+  for (const auto& [version, zeros] : {std::pair{"gemv_fast", "l.qzeros"}, {"llm-awq", "l.scaled_zeros"}}) {
+    const Tensors tensors = {{"l.qweight", "I16", {1, 64}, u16(codes)},
+                             {"l.scales", "F16", {16, 4}, u16(scales)},
+                             {zeros, "F16", {16, 4}, u16(offsets)}};
+    const std::string settings = config(R"("bits":4,"group_size":64,"version":")" + std::string(version) + "\"");
+    const TestModel model(tensors, settings);
+    const auto weight = model.read("l");
+    ASSERT_TRUE(weight) << weight.error().message;
+    EXPECT_EQ(weight->zero_kind, ZeroKind::kOffset);
+    const std::vector<float> values = dequantize(*weight);
+    EXPECT_EQ(values[0], -1.5f);
+    EXPECT_EQ(values[24], 0.0f);
+    EXPECT_EQ(values[25], -2.0f);
+    EXPECT_EQ(values[64 + 57], 5.0f);
+    EXPECT_EQ(values[64 + 33], 3.5f);
+    EXPECT_EQ((*model.open())->other_tensors().size(), 0u);
+    expect_refused(TestModel(without(tensors, zeros), settings), ErrorCode::kInvalidData, zeros, "no offsets");
+    expect_refused(TestModel(tensors, config(R"("bits":4,"group_size":64,"version":"gemm")")), ErrorCode::kInvalidData,
+                   "packs 4-bit codes as I32 [k, n / 8] (gemm", "another version");
+  }
+}
+
 TEST(Awq, RefusesByName) {
-  for (const char* version : {"gemv", "gemv_fast", "marlin"})
+  for (const char* version : {"exllama", "ipex", "marlin"})
     expect_refused(TestModel(layer(), config(R"("bits":4,"group_size":1,"version":")" + std::string(version) + "\"")),
                    ErrorCode::kUnsupported, "version '" + std::string(version) + "' is not read", version);
-  expect_refused(TestModel(layer(), config(R"("bits":8,"group_size":1)")), ErrorCode::kUnsupported, "bits is '8'", "8");
+  expect_refused(TestModel(layer(), config(R"("bits":8,"group_size":1)")), ErrorCode::kUnsupported, "bits is 8", "8");
   expect_refused(TestModel(without(layer(), "l.qzeros"), kConfig), ErrorCode::kInvalidData, "l.qzeros", "no zeros");
   expect_refused(TestModel(layer(), config(R"("bits":4,"group_size":2)")), ErrorCode::kInvalidData, "'l.scales'", "g");
 }

@@ -133,15 +133,34 @@ TEST(Gptq, WithoutAConfigurationOnlyWhatIsCertain) {
                  "only zero points that are all 7 or all 8", "mixed zeros");
 }
 
-TEST(Gptq, OverridesByName) {
+TEST(Gptq, ExceptionsByName) {
   const std::string start = R"("group_size":64,"sym":true,"dynamic":)";
   const auto weight = TestModel(layer(), config(start + R"({"+:l":{"group_size":8}})")).read("l");
   ASSERT_TRUE(weight) << weight.error().message;
   EXPECT_EQ(weight->group_size, 8);
   expect_refused(TestModel(layer(), config(start + R"({"-:l":{}})")), ErrorCode::kInvalidData,
-                 "dynamic says that it is not quantized", "excluded");
-  expect_refused(TestModel(layer(), config(start + R"({"l":{"bits":8}})")), ErrorCode::kUnsupported, "bits is '8'",
-                 "8 bits");
+                 "dynamic '-:l' says that it is not quantized", "excluded");
+  expect_refused(TestModel(layer(), config(start + R"({"l":{"bits":8}})")), ErrorCode::kUnsupported,
+                 "layer 'l': bits is 8", "8 bits");
+  EXPECT_TRUE(TestModel(layer(), config(R"("group_size":8,"dynamic":{"other":{"bits":8}})")).check());
+}
+
+// GPTQModel takes the first pattern that matches, as they stand in the file: 'l' sorts before 'l.*' and after '.*'.
+TEST(Gptq, TheFirstExceptionOfTheFileDecides) {
+  for (const auto& [dynamic, group] : {std::pair{R"({"l":{"group_size":8},".*":{"group_size":16}})", 8},
+                                       {R"({".*":{"group_size":8},"l":{"group_size":16}})", 8},
+                                       {R"({"l.*":{"group_size":8},"l":{"group_size":16}})", 8}}) {
+    const auto weight = TestModel(layer(), config(std::string(R"("group_size":64,"dynamic":)") + dynamic)).read("l");
+    ASSERT_TRUE(weight) << weight.error().message;
+    EXPECT_EQ(weight->group_size, group) << dynamic;
+  }
+  // The settings may stand deeper, or in a file of their own.
+  const std::string inside = R"({"quant_method":"gptq","bits":4,"group_size":64,
+                                 "dynamic":{"l.*":{"group_size":8},"l":{"group_size":16}}})";
+  EXPECT_TRUE(TestModel(layer(), R"({"text_config":{"quantization_config":)" + inside + "}}").check());
+  const TestModel own(layer());
+  write_text(own.path() + "/quantize_config.json", inside);
+  EXPECT_TRUE(own.check());
 }
 
 TEST(Gptq, RefusesOtherFormatsByName) {
@@ -155,7 +174,7 @@ TEST(Gptq, RefusesOtherFormatsByName) {
   for (const char* bits : {"2", "3", "8"})
     expect_refused(
         TestModel(layer(), std::string(R"({"quantization_config":{"quant_method":"gptq","bits":)") + bits + "}}"),
-        ErrorCode::kUnsupported, std::string("bits is '") + bits, bits);
+        ErrorCode::kUnsupported, std::string("bits is ") + bits, bits);
 }
 
 TEST(Gptq, RefusesTensorsThatDoNotFit) {

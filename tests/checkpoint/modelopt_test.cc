@@ -57,7 +57,7 @@ TEST(ModelOpt, FindsItsSettingsInItsOwnFile) {
   EXPECT_TRUE(open(""));  // its tensors alone tell
   EXPECT_THAT(open(own_file(R"({"quant_algo":"FP8"})")).error().message, HasSubstr("quant_algo 'FP8' is not read"));
   EXPECT_THAT(open(own_file("7")).error().message, HasSubstr("has no object \"quantization\""));
-  EXPECT_THAT(open("[]").error().message, HasSubstr("has no object \"quantization\""));
+  EXPECT_THAT(open("[]").error().message, HasSubstr("must be an object"));
   EXPECT_THAT(open("{").error().message, HasSubstr("hf_quant_config.json"));
 }
 

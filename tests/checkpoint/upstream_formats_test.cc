@@ -70,7 +70,22 @@ INSTANTIATE_TEST_SUITE_P(
         Fixture{"hqq_fp32", "hqq", 1}, Fixture{"torchao_plain", "torchao", 2},
         Fixture{"torchao_plain_g64", "torchao", 1}, Fixture{"torchao_tiles", "torchao", 1},
         Fixture{"torchao_tiles_g64", "torchao", 1}, Fixture{"modelopt_nvfp4", "modelopt", 2},
-        Fixture{"modelopt_nvfp4_own_file", "modelopt", 2}, Fixture{"gpt_oss_mxfp4", "mxfp4", 4}),
+        Fixture{"modelopt_nvfp4_own_file", "modelopt", 2}, Fixture{"gpt_oss_mxfp4", "mxfp4", 4},
+        Fixture{"gptq_v2_symmetric_g32", "gptq", 2}, Fixture{"gptq_v2_asymmetric_g64", "gptq", 2},
+        Fixture{"gptq_v2_act_order_g32", "gptq", 1}, Fixture{"gptq_v2_tails", "gptq", 2},
+        Fixture{"gptq_v2_act_order_tails", "gptq", 1}, Fixture{"gptq_v2_row_bf16", "gptq", 1},
+        Fixture{"gptq_v2_mixed_groups", "gptq", 3}, Fixture{"gptq_v1_symmetric_g128", "gptq", 1},
+        Fixture{"gptq_v1_asymmetric_g32", "gptq", 2}, Fixture{"gptq_v1_act_order_g64", "gptq", 1},
+        Fixture{"autogptq_symmetric_g128", "gptq", 1}, Fixture{"autogptq_asymmetric_g32", "gptq", 1},
+        Fixture{"autogptq_act_order_row", "gptq", 1}, Fixture{"autogptq_act_order_g32", "gptq", 1},
+        Fixture{"awq_gemm_g128", "awq", 1}, Fixture{"awq_gemm_g32", "awq", 1}, Fixture{"awq_gemm_bf16", "awq", 1},
+        Fixture{"awq_gemm_row", "awq", 1}, Fixture{"awq_gemv_g128", "awq", 2}, Fixture{"awq_gemv_g64", "awq", 1},
+        Fixture{"awq_gemv_g32", "awq", 1}, Fixture{"awq_gemv_fast_g128", "awq", 2},
+        Fixture{"awq_gemv_fast_g32", "awq", 1}, Fixture{"awq_llm_awq", "awq", 1},
+        Fixture{"autoround_gptq_symmetric", "auto-round", 1}, Fixture{"autoround_gptq_asymmetric", "auto-round", 1},
+        Fixture{"autoround_gptqmodel", "auto-round", 1}, Fixture{"autoround_plain", "auto-round", 1},
+        Fixture{"autoround_awq", "auto-round", 1}, Fixture{"autoround_mixed_groups", "auto-round", 3},
+        Fixture{"autoround_mxfp4", "compressed-tensors", 1}, Fixture{"autoround_nvfp4", "compressed-tensors", 1}),
     [](const auto& info) { return std::string(info.param.folder); });
 
 }  // namespace

@@ -1,0 +1,25 @@
+// Models in AWQ's tensors (awq.cc draws them), whatever method's settings say how to read them.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "checkpoint/layer_settings.h"
+#include "nybble/checkpoint.h"
+
+namespace nybble::checkpoint {
+
+enum class AwqVersion { kGemm, kGemv, kGemvFast, kLlmAwq };
+
+struct AwqSettings {
+  const char* format = nullptr;  // the method's name
+  AwqVersion version = AwqVersion::kGemm;
+  ModelSettings layers;
+  std::vector<std::string> not_converted;  // parts of the names of layers that should be dense
+  std::vector<std::string> warnings;       // to begin the checkpoint's with
+};
+
+Result<std::unique_ptr<Checkpoint>> open_awq_tensors(std::shared_ptr<const ModelFiles> model, AwqSettings settings);
+
+}  // namespace nybble::checkpoint

@@ -1,0 +1,44 @@
+// What the settings of GPTQ, AWQ and AutoRound say of one layer: their common words, and exceptions by name.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/name_pattern.h"
+#include "checkpoint/quantization_settings.h"
+
+namespace nybble::checkpoint {
+
+struct LayerSettings {
+  std::optional<int64_t> bits;
+  std::optional<int64_t> group_size;  // -1: one for each output feature
+  std::optional<bool> symmetric, act_order;
+};
+
+// Reads these out of an object under the names that any of the methods uses; what it does not name stays as it is.
+Result<void> read_layer_settings(const nlohmann::json& object, const std::string& subject, LayerSettings& to);
+
+// Layers with settings of their own, or that are not quantized: by a whole name, or by a pattern.
+struct LayerException {
+  std::string key;                           // as the settings have it, for errors; of a whole name that name
+  std::optional<base::NamePattern> pattern;  // none: `key` is the layer's name
+  bool anywhere = false;                     // the pattern may match within the name, not only from its beginning
+  bool excluded = false;
+  LayerSettings settings;
+
+  bool matches(const std::string& layer) const;
+};
+
+struct ModelSettings {
+  std::string subject;  // to begin an error with
+  std::string member;   // that lists the exceptions
+  std::string way_out;  // what to do with a model that is not in 4 bits: a whole sentence
+  LayerSettings common;
+  std::vector<LayerException> exceptions;  // the first that matches decides
+
+  // Of a layer that is stored in 4 bits. Refuses other bits, and a layer that is not to be quantized.
+  Result<LayerSettings> of(const std::string& layer) const;
+};
+
+}  // namespace nybble::checkpoint
