@@ -477,6 +477,9 @@ TEST(ConvertRoundTrip, ReadersReadTheSameWeights) {
     add_layer(tensors, "l", 16, 64, 16, zeros);
     std::string group = zeros ? kZeros16 : kSymmetric16;
     if (ordered) {  // one layer with an order, one whose order is that of the columns
+      std::vector<uint32_t> columns(32, 0);
+      std::fill(columns.begin() + 16, columns.end(), 1);
+      tensors.push_back({"a.weight_g_idx", "I32", {32}, i32(columns)});
       tensors.push_back(group_order("l", 64, 16));
       group.insert(group.find("\"num_bits\""), "\"actorder\":\"group\",");
     }
