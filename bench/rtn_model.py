@@ -118,7 +118,7 @@ def main():
         runs["copy"].append(timed(["sh", "-c", 'cp -r "$1" "$2" && sync "$2"/*', "sh", model, copy]))
         shutil.rmtree(copy)
         subprocess.run(["sync"], check=True)
-        runs["rtn"].append(timed([arguments.nybble, "quantize", model, "--out", out, "--method", "rtn"]))
+        runs["rtn"].append(timed([arguments.nybble.resolve(), "quantize", model, "--out", out, "--method", "rtn"]))
     shutil.rmtree(out)
 
     most = max(path.stat().st_size for path in model.glob("*.safetensors")) + SPARE_BYTES

@@ -98,7 +98,8 @@ struct WrittenModel {
 // Model folder in, compressed-tensors model folder out, shard by shard: chosen layers through `quantizer`, everything
 // else copied byte for byte, config.json with the quantization_config that vLLM and transformers expect. Whatever can
 // be refused is refused before the first byte is written. Files are replaced atomically, config.json and the index
-// last: a folder without them is unfinished. Memory: one layer, plus the scales of one shard.
+// last; until then the folder holds .nybble-unfinished, and open_checkpoint() refuses it. Memory: the layer that is
+// quantized, the next one, which is read meanwhile, the packed codes of the last, and the scales of one shard.
 // `progress(done, total)` counts bytes of input tensors and may be empty.
 Result<WrittenModel> write_compressed_tensors(const std::string& in, const std::string& out,
                                               const CompressedTensorsScheme& scheme, const LayerQuantizer& quantizer,

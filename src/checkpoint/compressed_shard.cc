@@ -1,6 +1,7 @@
 #include "checkpoint/compressed_shard.h"
 
 #include <algorithm>
+#include <future>
 #include <map>
 #include <set>
 #include <tuple>
@@ -19,6 +20,8 @@ namespace nybble::checkpoint {
 namespace {
 
 constexpr uint64_t kPieceBytes = 4 << 20;
+// Reading the next layer and writing the last one go on beside the quantizer where they move more than this.
+constexpr uint64_t kBackgroundBytes = 1 << 20;
 
 // Falling element size keeps every tensor aligned. Scales, whose type comes last, follow the 4-byte numbers: they fit
 // there whether they have 4 bytes or 2.
@@ -171,6 +174,11 @@ Result<bool> CompressedShard::is_finished(const base::Directory& folder, const B
 }
 
 struct CompressedShard::Job {
+  struct ReadLayer {
+    DenseWeight weight;
+    base::ContentHash hash;
+  };
+
   const CompressedShard& shard;
   const LayerQuantizer& quantizer;
   const ByteProgress& progress;
@@ -178,17 +186,54 @@ struct CompressedShard::Job {
   SourceHash source;
   std::map<std::string, std::vector<std::byte>> made;  // tensors of quantized layers that are not written yet
   std::map<std::string, TensorType> scale_types;
+  std::vector<const LayerInfo*> to_come;  // the layers that are not read yet, the next one last
+  // At most one of each is under way. They end before what they use: they stand last.
+  std::future<Result<ReadLayer>> reading;
+  std::future<Result<void>> writing;
 
-  Result<void> quantize(const LayerInfo& layer) {
+  Result<ReadLayer> read(const LayerInfo& layer) const {
     Result<DenseWeight> dense = shard.dense_.read_dense(layer.name);
     if (!dense) return dense.error();
-    base::ContentHash hash;
-    hash.update(dense->values.bytes);
-    source.add(layer.name + ".weight", hash);
-    const uint64_t dense_bytes = dense->values.bytes.size();
-    Result<QuantizedWeight> weight = quantizer(*dense);
+    ReadLayer done{std::move(*dense), {}};
+    done.hash.update(done.weight.values.bytes);
+    return done;
+  }
+
+  // The next layer, and the one after it begun.
+  Result<ReadLayer> next_layer() {
+    const LayerInfo& layer = *to_come.back();
+    to_come.pop_back();
+    Result<ReadLayer> done = reading.valid() ? reading.get() : read(layer);
+    if (!done || to_come.empty()) return done;
+    const LayerInfo& following = *to_come.back();
+    if (static_cast<uint64_t>(following.n * following.k) * 2 >= kBackgroundBytes)
+      reading = std::async([this, &following] { return read(following); });
+    return done;
+  }
+
+  Result<void> written() { return writing.valid() ? writing.get() : Result<void>(); }
+
+  Result<void> append(std::span<const std::byte> bytes) {
+    if (Result<void> done = written(); !done) return done;
+    return writer.write(bytes);
+  }
+
+  Result<void> append_behind(std::vector<std::byte> bytes) {
+    if (bytes.size() < kBackgroundBytes) return append(bytes);
+    if (Result<void> done = written(); !done) return done;
+    writing = std::async([this, bytes = std::move(bytes)] { return writer.write(bytes); });
+    return {};
+  }
+
+  Result<void> quantize(const LayerInfo& layer) {
+    Result<ReadLayer> dense = next_layer();
+    if (!dense) return dense.error();
+    NYBBLE_CHECK(dense->weight.name == layer.name, "layers are quantized in the order in which they are read");
+    source.add(layer.name + ".weight", dense->hash);
+    const uint64_t dense_bytes = dense->weight.values.bytes.size();
+    Result<QuantizedWeight> weight = quantizer(dense->weight);
     if (!weight) return weight.error();
-    *dense = {};
+    dense->weight = {};
     if (Result<void> checked = check_quantized(*weight, layer, shard.scheme_); !checked) return checked;
     made[layer.name + kWeightPacked] = packed_codes(*weight);
     if (!shard.scheme_.symmetric) made[layer.name + kWeightZeroPoint] = packed_zeros(*weight);
@@ -212,7 +257,7 @@ struct CompressedShard::Job {
     if (Result<void> edited = shard.scheme_.edits.apply(item.entry.name, values); !edited) return edited;
     if (values.dtype != *dtype || values.bytes.size() != item.entry.size_bytes())
       return invalid_argument("{}: an edit must keep a tensor's type and number of elements", item.source.where());
-    return writer.write(values.bytes);
+    return append(values.bytes);
   }
 
   Result<void> write(const Item& item) {
@@ -221,15 +266,14 @@ struct CompressedShard::Job {
       return write_edited(item);
     if (item.source)
       return read_pieces(item.source, progress, source,
-                         [&](std::span<const std::byte> piece) { return writer.write(piece); });
+                         [&](std::span<const std::byte> piece) { return append(piece); });
     if (item.entry.name == item.layer->name + kWeightShape) {
       const int64_t dims[2] = {item.layer->n, item.layer->k};
-      return writer.write(std::as_bytes(std::span(dims)));
+      return append(std::as_bytes(std::span(dims)));
     }
     if (!made.contains(item.entry.name))
       if (Result<void> quantized = quantize(*item.layer); !quantized) return quantized;
-    const std::vector<std::byte> bytes = std::move(made.extract(item.entry.name).mapped());
-    return writer.write(bytes);
+    return append_behind(std::move(made.extract(item.entry.name).mapped()));
   }
 };
 
@@ -245,7 +289,10 @@ Result<uint64_t> CompressedShard::write(const base::Directory& folder, const Lay
   Result<SafetensorsWriter> writer =
       SafetensorsWriter::create(folder.path() + '/' + name_, longest, max_data_bytes, metadata(0));
   if (!writer) return writer.error();
-  Job job{*this, quantizer, progress, std::move(*writer), {}, {}, {}};
+  Job job{*this, quantizer, progress, std::move(*writer), {}, {}, {}, {}, {}, {}};
+  for (const Item& item : items_)
+    if (item.layer != nullptr && item.entry.name == item.layer->name + kWeightPacked) job.to_come.push_back(item.layer);
+  std::reverse(job.to_come.begin(), job.to_come.end());
 
   const auto scales_begin = std::find_if(items_.begin(), items_.end(), [](const Item& item) { return item.is_scale; });
   const auto scales_end = std::find_if(scales_begin, items_.end(), [](const Item& item) { return !item.is_scale; });
@@ -263,6 +310,7 @@ Result<uint64_t> CompressedShard::write(const base::Directory& folder, const Lay
     if (Result<void> written = job.write(item); !written) return written.error();
   ordered.insert(ordered.end(), scales.begin(), scales.end());
 
+  if (Result<void> done = job.written(); !done) return done.error();
   std::vector<TensorEntry> entries;
   for (const Item& item : ordered) entries.push_back(item.entry);
   return job.writer.finish(entries, metadata(job.source.digest(input_)));

@@ -54,7 +54,9 @@ Result<void> check_codes(const QuantizedWeight& weight) {
   std::vector<uint8_t> bad(chunks, 0);
   base::parallel_for(chunks, 0, [&](int64_t chunk) {
     uint8_t any = 0;
-    for (int64_t i = chunk * kChunk; i < std::min(size, (chunk + 1) * kChunk); ++i) any |= weight.codes[i];
+    const uint8_t* codes = weight.codes.data();
+    const int64_t end = std::min(size, (chunk + 1) * kChunk);  // both local: the loop is vectorized
+    for (int64_t i = chunk * kChunk; i < end; ++i) any |= codes[i];
     bad[chunk] = any > 15;
   });
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
