@@ -58,11 +58,12 @@ struct SplitModel {
 };
 
 // Any checkpoint in, one model folder for every rank of tensor parallelism out: `out`/rank-R-of-N, written as by
-// convert_model(). What is split is the logical weight, by whole groups. Rank R gets the R-th of N equal parts of every
-// split layer's output or input features, and of a column-split layer's bias; a row-split layer's bias is on rank 0 and
-// zero on the others, so that the sum over the ranks holds it once. Refused before the first byte is written: layers
-// that do not divide by the ranks (output features by 8 on each rank, input features by whole groups), reordered input
-// features in a row-split layer, several projections in one layer, attention heads that the ranks do not divide.
+// convert_model(); config.json stays the whole model's, which a rank's engine divides by N. What is split is the
+// logical weight, by whole groups. Rank R gets the R-th of N equal parts of every split layer's output or input
+// features, and of a column-split layer's bias; a row-split layer's bias is on rank 0 and zero on the others, so that
+// the sum over the ranks holds it once. Refused before the first byte is written: layers that do not divide by the
+// ranks (output features by 8 on each rank, input features by whole groups), reordered input features in a row-split
+// layer, several projections in one layer, attention heads that the ranks do not divide.
 Result<SplitModel> split_model(const std::string& in, const std::string& out, const SplitOptions& options,
                                const std::function<void(int64_t, int64_t)>& progress);
 
