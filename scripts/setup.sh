@@ -13,9 +13,9 @@ readonly CUDA_WHEELS=(nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-crt nvidi
 
 # A tool may come from anywhere, so it is looked for by its command; a library is looked for as a Debian package.
 readonly TOOLS=(g++:g++ cmake:cmake ninja:ninja-build make:make python3:python3 clang-format:clang-format
-  pkg-config:pkg-config)
+  clang++:clang pkg-config:pkg-config)
 readonly LIBRARIES=(libfmt-dev nlohmann-json3-dev libcli11-dev libgtest-dev libgmock-dev libbenchmark-dev
-  libeigen3-dev libxxhash-dev libpcre2-dev)
+  libeigen3-dev libxxhash-dev libpcre2-dev libclang-rt-14-dev)
 
 force_wheels=no
 case "${1:-}" in

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 
 #include "checkpoint/model_files.h"
 #include "nybble/checkpoint.h"
@@ -27,6 +28,9 @@ extern const Format kModelOptFormat;
 extern const Format kMxfp4Format;
 extern const Format kTorchaoFormat;
 extern const Format kDenseFormat;
+
+// All of them, most particular first.
+std::span<const Format* const> formats();
 
 // The first format of the list that recognizes the model; an error that names what was found and what is known.
 Result<const Format*> find_format(const ModelFiles& model);

@@ -15,6 +15,8 @@ constexpr const Format* kFormats[] = {
 
 }  // namespace
 
+std::span<const Format* const> formats() { return kFormats; }
+
 Result<const Format*> find_format(const ModelFiles& model) {
   std::string known;
   for (const Format* format : kFormats) {

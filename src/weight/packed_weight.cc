@@ -62,12 +62,13 @@ Result<void> check_packed_header(const PackedHeader& header, uint64_t size, std:
   if (header.scales_in_window > 1) return refuse("scales_in_window", header.scales_in_window, "it is 0 or 1");
   if (!layout::packable_group_size(header.group_size, header.k))
     return refuse("group_size", header.group_size, fmt::format("it has no packed form at k = {}", header.k));
-  const bool shifted = layout::stored_scale_shift(header) != 0;
-  if (header.scale_exponent < 0 || header.scale_exponent > layout::kMaxScaleExponent ||
-      (header.scale_exponent != 0 && !shifted))
+  const auto refuse_exponent = [&] {
     return refuse(
         "scale_exponent", header.scale_exponent,
         fmt::format("it is 0 to {}, and 0 unless bf16 scales in groups lie in the window", layout::kMaxScaleExponent));
+  };
+  if (header.scale_exponent < 0 || header.scale_exponent > layout::kMaxScaleExponent) return refuse_exponent();
+  if (header.scale_exponent != 0 && layout::stored_scale_shift(header) == 0) return refuse_exponent();
   if (const layout::BlobMap map = layout::blob_map(header);
       header.total_bytes != static_cast<uint64_t>(map.total_bytes))
     return refuse(
