@@ -7,55 +7,78 @@
 #include <set>
 #include <vector>
 
+#include "base/check.h"
 #include "base/error.h"
 
 namespace nybble::base {
 namespace {
 
-// Thrown out of the library's parser, which offers no other way to stop it; caught in parse_json.
-struct Stopped {
-  Error error;
-};
-
-// Watches the parser's events. It sees every object's keys, so it knows of the duplicates that the tree would drop.
+// Goes through a document's events before a tree is made of it: it sees every object's keys, so it knows of the
+// duplicates that the tree would drop, and stops before anything grows. (The library's own callback for this looks
+// through all elements of a list at the end of each object in it.)
 class Watcher {
  public:
-  Watcher(const std::string& what, const JsonLimits& limits) : what_(what), limits_(limits) {}
+  Watcher(const std::string& what, std::string_view text, const JsonLimits& limits)
+      : what_(what), text_(text), limits_(limits) {}
 
-  void see(int depth, nlohmann::json::parse_event_t event, const nlohmann::json& parsed) {
-    using Event = nlohmann::json::parse_event_t;
-    if (++values_ > limits_.max_values)
-      throw Stopped{invalid_data("{}: holds more than {} JSON values", what_, limits_.max_values)};
-    switch (event) {
-      case Event::object_start:
-      case Event::array_start:
-        if (depth + 1 > limits_.max_depth)
-          throw Stopped{invalid_data("{}: is nested deeper than {} levels", what_, limits_.max_depth)};
-        if (event == Event::object_start) keys_.emplace_back();
-        break;
-      case Event::object_end:
-        keys_.pop_back();
-        break;
-      case Event::key: {
-        const std::string& key = parsed.get_ref<const std::string&>();
-        if (key.size() > kMaxNameBytes)
-          throw Stopped{invalid_data("{}: the key {} has {} bytes; at most {} are allowed", what_, printable(key),
-                                     key.size(), kMaxNameBytes)};
-        if (!keys_.back().insert(key).second)
-          throw Stopped{invalid_data("{}: the key {} stands twice in one object", what_, printable(key))};
-        break;
-      }
-      case Event::array_end:
-      case Event::value:
-        break;
-    }
+  std::optional<Error> error() && { return std::move(error_); }
+
+  bool null() { return count(); }
+  bool boolean(bool) { return count(); }
+  bool number_integer(int64_t) { return count(); }
+  bool number_unsigned(uint64_t) { return count(); }
+  bool number_float(double, const std::string&) { return count(); }
+  bool string(std::string&) { return count(); }
+  bool binary(nlohmann::json::binary_t&) { return count(); }
+  bool start_object(size_t) {
+    keys_.emplace_back();
+    return count() && deeper();
+  }
+  bool end_object() {
+    keys_.pop_back();
+    --depth_;
+    return true;
+  }
+  bool start_array(size_t) { return count() && deeper(); }
+  bool end_array() {
+    --depth_;
+    return true;
+  }
+  bool key(std::string& key) {
+    if (key.size() > kMaxNameBytes)
+      return stop(invalid_data("{}: the key {} has {} bytes; at most {} are allowed", what_, printable(key), key.size(),
+                               kMaxNameBytes));
+    if (!keys_.back().insert(key).second)
+      return stop(invalid_data("{}: the key {} stands twice in one object", what_, printable(key)));
+    return count();
+  }
+  bool parse_error(size_t byte, const std::string&, const nlohmann::json::exception& error) {
+    const auto line = 1 + std::count(text_.begin(), text_.begin() + std::min(byte, text_.size()), '\n');
+    return stop(invalid_data("{}: is not valid JSON{}: {}", what_, line > 1 ? fmt::format(" at line {}", line) : "",
+                             parse_error_words(error)));
   }
 
  private:
+  bool stop(Error error) {
+    error_ = std::move(error);
+    return false;
+  }
+  bool count() {
+    return ++values_ <= limits_.max_values ||
+           stop(invalid_data("{}: holds more than {} JSON values", what_, limits_.max_values));
+  }
+  bool deeper() {
+    return ++depth_ <= limits_.max_depth ||
+           stop(invalid_data("{}: is nested deeper than {} levels", what_, limits_.max_depth));
+  }
+
   const std::string& what_;
+  std::string_view text_;
   const JsonLimits& limits_;
   int64_t values_ = 0;
+  int depth_ = 0;
   std::vector<std::set<std::string>> keys_;  // of the objects that are open
+  std::optional<Error> error_;
 };
 
 }  // namespace
@@ -110,22 +133,11 @@ Result<nlohmann::json> parse_json(std::string_view text, const std::string& what
   // The library takes a NUL for the end of the text and would let anything follow it.
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
     return invalid_data("{}: is not valid JSON: a NUL at byte {}", what, nul);
-  Watcher watcher(what, limits);
-  try {
-    return nlohmann::json::parse(text.begin(), text.end(),
-                                 [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
-                                   watcher.see(depth, event, parsed);
-                                   return true;
-                                 });
-  } catch (const Stopped& stopped) {
-    return stopped.error;
-  } catch (const nlohmann::json::parse_error& error) {
-    const auto line = 1 + std::count(text.begin(), text.begin() + std::min(error.byte, text.size()), '\n');
-    return invalid_data("{}: is not valid JSON{}: {}", what, line > 1 ? fmt::format(" at line {}", line) : "",
-                        parse_error_words(error));
-  } catch (const nlohmann::json::exception& error) {
-    return invalid_data("{}: is not valid JSON: {}", what, parse_error_words(error));
-  }
+  Watcher watcher(what, text, limits);
+  const bool fine = nlohmann::json::sax_parse(text.begin(), text.end(), &watcher);
+  if (std::optional<Error> error = std::move(watcher).error()) return *std::move(error);
+  NYBBLE_CHECK(fine, "the watcher gives a reason when it stops");
+  return nlohmann::json::parse(text.begin(), text.end());
 }
 
 }  // namespace nybble::base

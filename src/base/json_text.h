@@ -23,7 +23,7 @@ bool has_control_character(std::string_view name);
 
 struct JsonLimits {
   int max_depth = 8;
-  int64_t max_values = 4'000'000;
+  int64_t max_values = 1'000'000;  // keys count, too
 };
 
 // The document as a value tree; `what` names its file in errors. Object keys are at most kMaxNameBytes long.

@@ -130,6 +130,10 @@ Result<std::unique_ptr<Checkpoint>> open_compressed_tensors(std::shared_ptr<cons
       layers.push_back(dense_layer_info(*model, dense));
     }
   }
+  if (Result<void> whole = check_no_orphans(
+          *model, kWeightPacked, {kWeightScale, kWeightShape, kWeightZeroPoint, kWeightGroupIndex, kWeightGlobalScale});
+      !whole)
+    return whole.error();
   if (std::none_of(layers.begin(), layers.end(), [](const LayerInfo& layer) { return layer.quantized; }))
     return invalid_data("{}: config.json says compressed-tensors, but no tensor is named *{}", model->path(),
                         kWeightPacked);

@@ -189,6 +189,7 @@ class HqqCheckpoint final : public LayerCheckpoint {
 bool recognizes_hqq(const ModelFiles& model) { return is_of_method(model, "hqq", kCodes); }
 
 Result<std::unique_ptr<Checkpoint>> open_hqq(std::shared_ptr<const ModelFiles> model) {
+  if (Result<void> whole = check_no_orphans(*model, kCodes, {kPacking}); !whole) return whole.error();
   Result<std::vector<LayerInfo>> layers =
       list_layers(*model, kCodes, "hqq", [&](const std::string& layer) { return layer_info(*model, layer); });
   if (!layers) return layers.error();

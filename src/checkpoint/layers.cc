@@ -152,7 +152,12 @@ Result<TensorSlice> StoredLayer::find(const ModelFiles& model, std::string_view 
 
 Result<TensorSlice> StoredLayer::require(const ModelFiles& model, std::string_view suffix,
                                          std::string_view beside) const {
-  if (const Result<TensorRef> tensor = required_tensor(model, name, suffix, beside); !tensor) return tensor.error();
+  const Result<TensorRef> tensor = required_tensor(model, name, suffix, beside);
+  if (!tensor) return tensor.error();
+  if (const TensorRef other = model.find(std::string(name).append(beside));
+      index && other && !other->shape.empty() && !(*tensor)->shape.empty() && (*tensor)->shape[0] != other->shape[0])
+    return invalid_data("{}: has shape {}, but {}{} beside it holds {} experts", tensor->where(),
+                        shape_text((*tensor)->shape), name, beside, other->shape[0]);
   return find(model, suffix);
 }
 
@@ -178,6 +183,18 @@ Result<void> check_distinct(const ModelFiles& model, const std::vector<LayerInfo
     if (!names.insert(layer.name).second)
       return invalid_data("{}: layer {} is stored twice, by itself and within a tensor of several experts",
                           model.path(), base::printable(layer.name));
+  return {};
+}
+
+Result<void> check_no_orphans(const ModelFiles& model, std::string_view codes,
+                              std::initializer_list<std::string_view> beside) {
+  for (const TensorRef& tensor : model.tensors())
+    for (const std::string_view suffix : beside) {
+      const std::string layer(layer_of(tensor->name, suffix));
+      if (!layer.empty() && !model.find(layer + std::string(codes)) && !model.find(layer + ".weight"))
+        return invalid_data("{}: belongs to a layer whose codes are missing: there is no {}{}", tensor.where(), layer,
+                            codes);
+    }
   return {};
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <span>
@@ -65,6 +66,10 @@ StoredLayer stored_layer(const ModelFiles& model, std::string_view layer, std::s
 std::string expert_name(std::string_view stored_name, int64_t index);
 // Refuses two layers of one name: an expert in a tensor of several, and one by itself.
 Result<void> check_distinct(const ModelFiles& model, const std::vector<LayerInfo>& layers);
+// Refuses tensors that end in one of `beside`, but whose layer has neither codes (what ends in `codes`) nor a
+// `.weight`: without its codes a layer would vanish from the model without a word.
+Result<void> check_no_orphans(const ModelFiles& model, std::string_view codes,
+                              std::initializer_list<std::string_view> beside);
 
 // A checkpoint whose layers were listed when it was opened: everything but reading quantized ones.
 class LayerCheckpoint : public Checkpoint {

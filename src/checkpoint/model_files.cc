@@ -17,7 +17,8 @@ namespace nybble::checkpoint {
 namespace {
 
 constexpr uint64_t kMaxConfigBytes = 16 << 20;
-constexpr size_t kMaxShards = 4096;  // one descriptor each
+constexpr int64_t kMaxIndexValues = 2 * kMaxTensors + 1000;  // a name and a file for each tensor
+constexpr size_t kMaxShards = 4096;                          // one descriptor each
 
 struct Index {
   std::map<std::string, std::vector<std::string>> shards;  // shard -> its tensors
@@ -42,7 +43,7 @@ Result<Index> read_index(const base::File& file) {
   const std::string& path = file.path();
   const Result<std::string> text = base::read_file(file, kMaxHeaderBytes);
   if (!text) return text.error();
-  Result<nlohmann::json> document = base::parse_json(*text, path, {});
+  Result<nlohmann::json> document = base::parse_json(*text, path, {.max_values = kMaxIndexValues});
   if (!document) return document.error();
   if (!document->is_object()) return invalid_data("{}: must be one object", path);
   const auto map = document->find("weight_map");

@@ -112,6 +112,7 @@ Result<std::unique_ptr<Checkpoint>> open_mxfp4(std::shared_ptr<const ModelFiles>
   for (const TensorRef& tensor : model->tensors())
     if (!layer_of(tensor->name, kBlocks).empty())
       if (Result<void> added = add_experts(*model, tensor, layers); !added) return added.error();
+  if (Result<void> whole = check_no_orphans(*model, kBlocks, {kScales}); !whole) return whole.error();
   if (layers.empty())
     return invalid_data("{}: config.json says mxfp4, but no tensor is named *{}", model->path(), kBlocks);
   add_dense_layers(*model, layers);

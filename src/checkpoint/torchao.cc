@@ -257,6 +257,8 @@ Result<std::unique_ptr<Checkpoint>> open_torchao(std::shared_ptr<const ModelFile
       return unsupported(
           "{}: is a quantized tensor that is no linear layer's weight; such tensors are not read. {}, without it",
           tensor.where(), kWayOut);
+  if (Result<void> whole = check_no_orphans(*model, kCodes, {kScale, kZero, kScaleAndZero}); !whole)
+    return whole.error();
   Result<std::vector<LayerInfo>> layers =
       list_layers(*model, kCodes, "torchao", [&](const std::string& layer) { return layer_info(*model, layer); });
   if (!layers) return layers.error();

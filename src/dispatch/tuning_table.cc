@@ -12,6 +12,7 @@ using Json = nlohmann::json;
 
 constexpr int kSchema = 1;
 constexpr uint64_t kLargestFile = uint64_t{64} << 20;
+constexpr int64_t kMostValues = 4'000'000;
 constexpr double kLongestUs = 1e9;
 
 // A member of a JSON object that must be there; null: it is not.
@@ -71,7 +72,7 @@ Result<std::string> device_of(const Json& document) {
 }  // namespace
 
 Result<TuningTable> parse_tuning_table(std::string_view text, const std::string& what) {
-  const Result<Json> document = base::parse_json(text, what, {});
+  const Result<Json> document = base::parse_json(text, what, {.max_values = kMostValues});
   if (!document) return document.error();
   const Json* const kind = document->is_object() ? member(*document, "kind") : nullptr;
   if (kind == nullptr || *kind != "tuning table")
