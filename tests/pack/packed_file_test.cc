@@ -1,6 +1,7 @@
 // Packed weights on disk: written whole, read back the same, and refused with words when anything is wrong.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstring>
 #include <filesystem>
@@ -141,6 +142,33 @@ TEST_F(PackedFile, TruncatedAndOverlongFiles) {
   longer.push_back(std::byte{0});
   write(longer);
   EXPECT_THAT(refusal(), HasSubstr("it is longer than it should be"));
+}
+
+TEST_F(PackedFile, ACutAtEveryByteOfTheHeaderAndAThousandBehindItIsSeen) {
+  const std::vector<std::byte> good = bytes_of(*pack(sample()));
+  write(good);
+  ASSERT_TRUE(load_packed(path_));
+  const size_t step = std::max<size_t>(1, (good.size() - layout::kHeaderBytes) / 1000);
+  int cuts = 0;
+  for (size_t size = good.size() - 1;; size -= size > layout::kHeaderBytes + step ? step : 1, ++cuts) {
+    std::filesystem::resize_file(path_, size);
+    ASSERT_THAT(refusal(), HasSubstr(size < layout::kHeaderBytes ? "are less than the header" : "it is truncated"));
+    if (size == 0) break;
+  }
+  EXPECT_GE(cuts, 1000 + layout::kHeaderBytes);
+}
+
+TEST_F(PackedFile, WhatIsNoFileIsRefused) {
+  const auto refuses = [&](const std::string& path, const char* words) {
+    const Result<PackedWeight> loaded = load_packed(path);
+    ASSERT_FALSE(loaded) << path;
+    EXPECT_EQ(loaded.error().code, ErrorCode::kInvalidArgument) << path;
+    EXPECT_THAT(loaded.error().message, HasSubstr(path + ": is " + words));
+  };
+  refuses("/dev/zero", "a device");
+  refuses(folder_, "a directory");
+  ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
+  refuses(path_, "a named pipe");
 }
 
 TEST_F(PackedFile, AKOrderThatSteersOutsideIsRefusedDespiteItsChecksum) {
