@@ -155,7 +155,7 @@ Result<TensorSlice> StoredLayer::require(const ModelFiles& model, std::string_vi
   const Result<TensorRef> tensor = required_tensor(model, name, suffix, beside);
   if (!tensor) return tensor.error();
   if (const TensorRef other = model.find(std::string(name).append(beside));
-      index && other && !other->shape.empty() && !(*tensor)->shape.empty() && (*tensor)->shape[0] != other->shape[0])
+      index && other && !other->shape.empty() && !(*tensor)->shape.empty() && (*tensor)->shape[0] > other->shape[0])
     return invalid_data("{}: has shape {}, but {}{} beside it holds {} experts", tensor->where(),
                         shape_text((*tensor)->shape), name, beside, other->shape[0]);
   return find(model, suffix);

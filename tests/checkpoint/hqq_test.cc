@@ -108,7 +108,7 @@ TEST(Hqq, RefusesWhatDoesNotFit) {
       {without(layer(), "l.axis"), "but no l.axis"},
       {without(layer(), "l.packing"), "but no l.packing"},
       {without(layer(), "l.group_size"), "needs U8 [1, 8]"},
-      {without(layer(), "l.W_q"), "no tensor is named *.W_q"},
+      {without(layer(), "l.W_q"), "codes are missing: there is no l.W_q"},
       {with(layer(), {"l.nbits", "F32", {}, f32({4})}), "one whole number is wanted"},
       {with(layer(), {"l.nbits", "I32", {2}, i32({4, 4})}), "one whole number is wanted"},
       {with(layer(), number("group_size", 0)), "is 0; a group has 1 to"},

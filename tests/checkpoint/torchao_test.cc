@@ -143,7 +143,7 @@ TEST(Torchao, RefusesWhatDoesNotFit) {
       {plain_layer(), plain(R"("block_size":[1,8],"shape":[2,8])"), "needs BF16, F16 or F32 [1, 2]"},
       {without(plain_layer(), "l._weight_scale"), fine, "but no l._weight_scale"},
       {without(plain_layer(), "l._weight_zero_point"), fine, "but no l._weight_zero_point"},
-      {without(plain_layer(), "l._weight_qdata"), fine, "no tensor is named *._weight_qdata"},
+      {without(plain_layer(), "l._weight_qdata"), fine, "codes are missing: there is no l._weight_qdata"},
       {with(plain_layer(), {"l._weight_qdata", "I32", {2, 4}, std::string(32, '1')}), fine, "needs I8 [2, 4]"},
       {with(plain_layer(), {"l._weight_zero_point", "I8", {2, 2}, "1234"}), fine, "needs BF16, F16 or F32"},
       {with(plain_layer(), {"l._weight_scale", "BF16", {2, 2}, u16({0, 0, 0x7F80, 0})}), fine, "element 2 of shape"},
