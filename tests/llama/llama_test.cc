@@ -294,7 +294,8 @@ void write_folder(const std::string& folder) {
     vocabulary[tokens[i]] = i;
     if (i < 3) added.push_back({{"id", i}, {"content", tokens[i]}, {"special", true}});
   }
-  for (const std::string& merge : *metadata->texts("tokenizer.ggml.merges")) {
+  const auto stored_merges = *metadata->texts("tokenizer.ggml.merges");
+  for (const std::string& merge : stored_merges) {
     const size_t space = merge.find(' ', 1);
     if (merges.size() % 2 == 0)  // both spellings that the tokenizers library has had
       merges.push_back(merge);
@@ -368,7 +369,8 @@ TEST(Folder, RefusesWhatItCannotDo) {
       {"tokenizer.json", "/normalizer", {{"type", "NFC"}}, "a normalizer 'NFC'"},
       {"tokenizer.json", "/post_processor", {{"type", "TemplateProcessing"}}, "post_processor 'TemplateProcessing'"},
       {"tokenizer.json", "/pre_tokenizer", {{"type", "Split"}}, "another than ByteLevel"},
-      {"tokenizer.json", "/model/vocab/a", 385, "\"a\" has the number 385"},
+      {"tokenizer.json", "/model/vocab/a", 1000, "\"a\" has the number 1000"},
+      {"tokenizer.json", "/model/vocab/a", 385, "some numbers have no token"},
       {"tokenizer.json", "/model/vocab/a", 5, "each number has one token"},
       {"tokenizer.json", "/model/merges/0", "ab", "number 0 is not two tokens"},
       {"tokenizer.json", "/model/merges/0", {"a", "\u65e5"}, "merge number 0 names what is no token"},
