@@ -2,7 +2,7 @@
 # Puts text out of Debian packages into .deps/text: heldout.txt and calibration.txt, two of Jane Austen's novels (public
 # domain).
 #   scripts/fetch_text.sh              these two
-#   scripts/fetch_text.sh --training   training.txt, too: the other novels and documentation, about 100 MB
+#   scripts/fetch_text.sh --training   training.txt, too: the other novels and documentation, about 180 MB
 # Packages are fetched by apt and unpacked, not installed; needs no root. The novels are checked by SHA-256.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
