@@ -107,6 +107,7 @@ class Faults(Case):
         done = finish(job.start(out, *options, NYBBLE_FAULT_LOG=log))
         self.assertEqual(done.code, 0, done.err)
         self.assertEqual(tree(out), job.new)
+        self.assertTrue(log.exists(), f"{SHIM} was not loaded: no call was counted")
         return log.read_text().splitlines()
 
     def check(self, job, out, old, done):
