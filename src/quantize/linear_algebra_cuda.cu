@@ -1,5 +1,5 @@
-// Built without contraction into FMA. cuBLAS and cuSOLVER would take less time and give other last bits
-// (docs/decisions/0009-calibrated-quantizers-on-the-gpu.md).
+// Built without contraction into FMA. cuBLAS and cuSOLVER would give other last bits
+// (docs/decisions/0009-gptq-on-the-gpu.md).
 #include "quantize/linear_algebra_cuda.h"
 
 #include <vector>

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "nybble/launch.h"
 #include "nybble/quantize.h"
 #include "support/calibration.h"
 #include "support/dense.h"
@@ -311,6 +312,25 @@ TEST(Gptq, WrongRequests) {
   broken = statistics;
   broken.mean_square[3] = -1;
   EXPECT_THAT(message({}, {}, broken), HasSubstr("input 3"));
+}
+
+// Wrong requests are refused before the GPU is looked for, and what needs none of it is done.
+TEST(Gptq, WithoutAGpu) {
+  if (Device::cuda()) GTEST_SKIP() << "this machine has a GPU; tests/gpu_quantize holds its results against the CPU's";
+  const DenseWeight dense = random_dense(4, 32, DType::kFp32, 5);
+  const LayerStatistics statistics = correlated_statistics(32, 5);
+  const Result<GptqResult> result = quantize_gptq_cuda(dense, {}, {}, statistics);
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().code, ErrorCode::kUnsupported);
+  EXPECT_THAT(result.error().message, HasSubstr("weight 'random' on the GPU"));
+  EXPECT_THAT(result.error().message, HasSubstr("CPU"));
+  const Result<GptqResult> wrong = quantize_gptq_cuda(dense, {.group_size = 24}, {}, statistics);
+  ASSERT_FALSE(wrong);
+  EXPECT_EQ(wrong.error().message, quantize_gptq(dense, {.group_size = 24}, {}, statistics).error().message);
+  const LayerStatistics dead = statistics_of(std::vector<float>(32 * 32, 0));
+  const Result<GptqResult> rounded = quantize_gptq_cuda(dense, {.group_size = 16}, {}, dead);
+  ASSERT_TRUE(rounded) << rounded.error().message;
+  EXPECT_TRUE(rounded->fell_back);
 }
 
 }  // namespace
