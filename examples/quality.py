@@ -184,7 +184,7 @@ def measure(model, name, programs, options, work):
         "schema": 1, "model": name, "files": {path.name: sha256(path) for path in sorted(
             [model] if is_gguf else model.glob("*.safetensors"))},
         "commit": options.commit or commit(), "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "processor": processor(), "runs": measured[0]["runs"],
+        "processor": processor(), "runs": measured[0]["runs"].split(";")[0],
         "protocol": {"context": options.context, "stride": options.stride, "tokens": measured[0]["tokens"],
                      "heldout_sha256": sha256(options.text / "heldout.txt"), "calibration_tokens": options.calibration_tokens,
                      "calibration_sha256": sha256(options.text / "calibration.txt")},
