@@ -1,7 +1,7 @@
 // AWQ: 4-bit codes with a scale and a zero point for each group, in four versions. For a layer of n x k with G groups
 // along k (AutoAWQ, awq/modules/linear; GPTQModel, gptqmodel/nn_modules/qlinear, the classes of the same names):
 // "gemm"
-//   qweight  I32 [k, n / 8]       eight codes along n in a word, in the order of kNibbleOf
+//   qweight  I32 [k, n / 8]       eight codes along n in a word, in the order of kAwqNibbleOf
 //   qzeros   I32 [G, n / 8]       true zero points in the same order; absent without zero_point: all are 8
 //   scales   float [G, n]         w = (code - zero) * scale
 // "gemv", with a width W of at least G / 8 (zeros_width)
@@ -31,8 +31,7 @@ constexpr char kScaledZeros[] = ".scaled_zeros";
 constexpr char kScales[] = ".scales";
 constexpr char kOwnConfigFile[] = "quant_config.json";  // of models older than config.json's settings
 constexpr char kWayOut[] = "Quantize the unquantized model again with 4 bits and version gemm";
-constexpr int64_t kNibbleOf[] = {0, 4, 1, 5, 2, 6, 3, 7};  // of column n % 8 in gemm's words
-constexpr int64_t kFastRows = 4, kFastColumns = 64;        // of the blocks that gemv_fast's words make up
+constexpr int64_t kFastRows = 4, kFastColumns = 64;  // of the blocks that gemv_fast's words make up
 
 constexpr std::pair<const char*, AwqVersion> kVersions[] = {{"gemm", AwqVersion::kGemm},
                                                             {"gemv", AwqVersion::kGemv},
@@ -162,7 +161,7 @@ Result<std::vector<uint8_t>> unpack_interleaved(const TensorRef& tensor, int64_t
       return read.error();
     for (int64_t i = 0; i < n; ++i)
       values[static_cast<size_t>(i * rows + row)] =
-          nibble_of(words[static_cast<size_t>(i / kNibblesPerWord)], kNibbleOf[i % kNibblesPerWord]);
+          nibble_of(words[static_cast<size_t>(i / kNibblesPerWord)], kAwqNibbleOf[i % kNibblesPerWord]);
   }
   return values;
 }

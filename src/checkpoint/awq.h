@@ -5,10 +5,14 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/int4_words.h"
 #include "checkpoint/layer_settings.h"
 #include "nybble/checkpoint.h"
 
 namespace nybble::checkpoint {
+
+// In which nibble of gemm's words column n % 8 stands.
+inline constexpr int64_t kAwqNibbleOf[kNibblesPerWord] = {0, 4, 1, 5, 2, 6, 3, 7};
 
 enum class AwqVersion { kGemm, kGemv, kGemvFast, kLlmAwq };
 

@@ -1,12 +1,13 @@
 // Quantized layers as AWQ's "gemm" version, after AutoAWQ's and GPTQModel's packing_utils. For a layer of n x k, G
 // groups:
-//   qweight  I32 [k, n / 8]   code of (n, k) in nibble place[n % 8] of word [k][n / 8]
-//   qzeros   I32 [G, n / 8]   zero of (n, group) in nibble place[n % 8] of word [group][n / 8]: the true one
+//   qweight  I32 [k, n / 8]   code of (n, k) in nibble kAwqNibbleOf[n % 8] of word [k][n / 8]
+//   qzeros   I32 [G, n / 8]   zero of (n, group) in nibble kAwqNibbleOf[n % 8] of word [group][n / 8]: the true one
 //   scales   F16 [G, n]
 #include <algorithm>
 
 #include "base/error.h"
 #include "base/json_text.h"
+#include "checkpoint/awq.h"
 #include "checkpoint/int4_words.h"
 #include "checkpoint/target.h"
 
@@ -14,7 +15,6 @@ namespace nybble::checkpoint {
 namespace {
 
 constexpr char kFormat[] = "AWQ";
-constexpr int64_t kPlace[kNibblesPerWord] = {0, 4, 1, 5, 2, 6, 3, 7};
 
 class AwqTarget final : public Target {
  public:
@@ -70,7 +70,7 @@ class AwqTarget final : public Target {
     const int64_t n = layer.n, k = layer.k, groups = groups_of(layer), words = n / kNibblesPerWord;
     std::vector<uint32_t> codes(static_cast<size_t>(k * words)), zeros(static_cast<size_t>(groups * words));
     for (int64_t row = 0; row < n; ++row) {
-      const int64_t word = row / kNibblesPerWord, place = kPlace[row % kNibblesPerWord];
+      const int64_t word = row / kNibblesPerWord, place = kAwqNibbleOf[row % kNibblesPerWord];
       for (int64_t i = 0; i < k; ++i)
         codes[static_cast<size_t>(i * words + word)] |=
             nibble_at(weight.codes[static_cast<size_t>(row * k + i)], place);
