@@ -112,8 +112,9 @@ std::string why_not(const GemmRow& row, const Problem& problem, const Device& de
 // latency of one block over the warpgroups that share it, L2. Whole tiles come in waves, stream-K has none. Clusters
 // fill an SM's slots before the next SM, so CTAs made to share an SM share it in a small grid too, but where the next
 // launch starts late. Fitted on 24 shapes x m = 1 .. 4096, bf16 in groups of 128 (zero points: older figures), on an
-// H200, 2026-11-25: the row of the lowest estimate, of all families, took 0.8 % longer than the best one (geometric
-// mean; 8 of 480 problems more than 10 %); estimates of rows near the best are 7 % off (rms).
+// H200, 2026-11-25: the row of the lowest estimate, of all families, takes 1.1 % longer than the best one (geometric
+// mean; 17 of 480 problems more than 10 %, most of them of few tokens); estimates of rows near the best are 7 % off
+// (rms).
 double estimate_us(const GemmRow& row, const Problem& problem, const Device& device) {
   constexpr double kStart = 2.116;       // from one CTA on an SM to the next one's first product
   constexpr double kOverlapped = 0.852;  // of it hidden where the next launch's CTA fits beside this one's
