@@ -8,13 +8,12 @@
 namespace nybble::kernels {
 
 // One line per tile. A stage of the ring is a few blocks of 64 x 128 with their tokens; row_warps math warps work on
-// each block.
+// each block. A launch has as many stages as its tokens leave room for.
 struct SweepTile {
   int tile_m = 8;            // most tokens: 8 or 16
   int blocks_per_stage = 4;  // consecutive in memory
   int row_warps = 2;         // that share the output features of a block
-  int stages = 4;
-  int slots_per_sm = 2;  // CTAs that fit an SM; a launch has one CTA per SM, so 2 lets the next one fill its ring
+  int slots_per_sm = 2;      // CTAs that fit an SM; a launch has one CTA per SM, so 2 lets the next one fill its ring
 
   constexpr int math_warps() const { return blocks_per_stage * row_warps; }
   constexpr int math_threads() const { return 32 * math_warps(); }
@@ -28,8 +27,8 @@ struct SweepConfig {
   GemmFormat format;
 };
 
-// "sm90_sweep_bf16_g128_zp_t8x64_w4x2_s4_o2": tokens x output features of a block, blocks of a stage x warps on each,
-// stages, CTAs that fit an SM.
+// "sm90_sweep_bf16_g128_zp_t8x64_w4x2_o2": tokens x output features of a block, blocks of a stage x warps on each, CTAs
+// that fit an SM.
 inline std::string kernel_name(const SweepConfig& config) {
   const SweepTile& tile = config.tile;
   std::string name = std::string("sm90_sweep_") + dtype_name(config.format.act);
@@ -37,7 +36,7 @@ inline std::string kernel_name(const SweepConfig& config) {
   if (config.format.zero_point) name += "_zp";
   name += "_t" + std::to_string(tile.tile_m) + "x" + std::to_string(layout::kBlockN);
   name += "_w" + std::to_string(tile.blocks_per_stage) + "x" + std::to_string(tile.row_warps);
-  name += "_s" + std::to_string(tile.stages) + "_o" + std::to_string(tile.slots_per_sm);
+  name += "_o" + std::to_string(tile.slots_per_sm);
   return name;
 }
 
@@ -47,7 +46,6 @@ constexpr const char* why_invalid(const SweepConfig& config) {
   if (tile.tile_m != 8 && tile.tile_m != 16) return "tile_m is 8 or 16: one or two n tiles of mma.m16n8k16";
   if (tile.row_warps != 1 && tile.row_warps != 2 && tile.row_warps != 4) return "a block has four pieces to share";
   if (tile.blocks_per_stage < 1 || tile.math_warps() > 16) return "1 to 16 math warps";
-  if (tile.stages < 2) return "a ring has at least two stages";
   if (tile.slots_per_sm < 1 || tile.slots_per_sm > 2) return "one or two CTAs fit an SM";
   const int groups = config.format.groups;
   if (groups != 0 && groups != 1 && groups != 2 && groups != 4) return "groups of 128, 64, 32, or per column";

@@ -10,7 +10,7 @@ namespace nybble::kernels {
 struct SweepInstance {
   SweepConfig config;
   const void* function;  // sweep_sm90<config>
-  int smem_bytes;        // sizeof(SweepStorage<config>)
+  SweepSmem (*smem)(int m);
 };
 
 std::span<const SweepInstance> sweep_instances_bf16();

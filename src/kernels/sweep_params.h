@@ -6,6 +6,16 @@
 
 namespace nybble::kernels {
 
+// Where things lie in dynamic shared memory, by the number of tokens: few of them leave room for more stages. Computed
+// once, on the host (SweepShape::smem).
+struct SweepSmem {
+  int stages;
+  int act_stage;  // bytes: the tokens of a stage
+  int act;        // offset of the ring of tokens
+  int sums;       // offset of the warps' sums, fp32
+  int bytes;
+};
+
 struct SweepParams {
   const uint8_t* weight;  // packed blob
   int64_t column_scales;  // offset in the blob, per column only
@@ -18,7 +28,8 @@ struct SweepParams {
   int n_blocks, k_blocks;  // of 64 output features, of 128 input features
   int blocks;              // of 64 x 128 in all: every CTA takes an equal share, in the order of memory
   int shares;              // CTAs that share them; CTAs past them repeat the last share's work
-  int trigger;             // blocks left to copy when the next launch may start
+  SweepSmem smem;
+  int trigger;           // blocks left to copy when the next launch may start
   uint8_t* workspace;    // sums and their tags, 16 bytes a pair (sweep_sm90.cc); null where no share ends within a row
   int64_t partial_sums;  // offset in it
   EpilogueParams epilogue;

@@ -47,9 +47,8 @@ std::string why_not(const SweepInstance& instance, const Problem& problem, const
     return fmt::format("writes {} or fp32; out is {}", dtype_name(problem.act_dtype), dtype_name(problem.out_dtype));
   if (problem.m > tile.tile_m) return fmt::format("takes up to {} tokens; m is {}", tile.tile_m, problem.m);
   if (Shares(problem, device).blocks > INT32_MAX) return "counts blocks of 64 x 128 in 32 bits; the weight has more";
-  if (instance.smem_bytes > device.max_smem_bytes)
-    return fmt::format("needs {} bytes of shared memory a block; the device allows {}", instance.smem_bytes,
-                       device.max_smem_bytes);
+  if (const int bytes = instance.smem(static_cast<int>(problem.m)).bytes; bytes > device.max_smem_bytes)
+    return fmt::format("needs {} bytes of shared memory a block; the device allows {}", bytes, device.max_smem_bytes);
   return "";
 }
 
@@ -59,25 +58,25 @@ size_t workspace_bytes(const SweepInstance& instance, const Problem& problem, co
 }
 
 // Modelled microseconds: the bytes at the speed that the ring allows, and what a launch costs besides. Fitted on seven
-// shapes x m = 1, 4, 8, bf16 in groups of 128, on an H200, 2026-11-25; estimates are 5 % off (rms).
+// shapes x m = 1, 2, 4, 8, bf16 in groups of 128, on an H200, 2026-11-25.
 double estimate_us(const SweepInstance& instance, const Problem& problem, const Device& device) {
-  constexpr double kSharedBytes = 4.26e6, kBytes = 4.48e6;  // a microsecond: beside the next launch's CTA, without it
-  constexpr double kWholeRows = 2.1, kSplitRows = 3.3;      // from a launch to the next; rows that CTAs share cost more
-  constexpr double kManyParts = 0.8;                        // more where no CTA has a row of its own
-  constexpr double kAlone = 4.4, kHidden = 1.6, kHidingBytes = 120e6;  // CTAs that start where none is left
-  constexpr double kTokens = 0.0011;                                   // of the bytes' time, for each token
+  constexpr double kSharedBytes = 4.5e6, kBytes = 4.34e6;  // a microsecond: beside the next launch's CTA, without it
+  constexpr double kWholeRows = 1.4, kSplitRows = 2.5;     // from a launch to the next; rows that CTAs share cost more
+  constexpr double kManyParts = 0.6;                       // more where no CTA has a row of its own
+  constexpr double kAlone = 5.0, kHidden = 3.4, kHidingBytes = 120e6;  // CTAs that start where none is left
+  constexpr double kSharedTokens = 0.011, kTokens = 0.006;             // of the bytes' time, for each token
   const Shares shares(problem, device);
   const double bytes = static_cast<double>(shares.blocks) * instance.config.format.block().block_bytes();
-  const double tokens = 1 + kTokens * static_cast<double>(problem.m);
+  const double tokens = static_cast<double>(problem.m - 1);
   if (instance.config.tile.slots_per_sm == 1)
-    return kAlone - kHidden * std::min(1.0, bytes / kHidingBytes) + bytes / kBytes * tokens;
+    return kAlone - kHidden * std::min(1.0, bytes / kHidingBytes) + bytes / kBytes * (1 + kTokens * tokens);
   return (shares.split_rows() ? kSplitRows + (shares.n_blocks < shares.shares ? kManyParts : 0) : kWholeRows) +
-         bytes / kSharedBytes * tokens;
+         bytes / kSharedBytes * (1 + kSharedTokens * tokens);
 }
 
-// Where two CTAs fit an SM, a stage more than the ring holds: 8192x8192 at m = 8 10.0 us, with a stage less 10.3, with
-// two more 11.0 (H200, 2026-11-25; docs/decisions/0008).
-int trigger(const SweepTile& tile) { return (tile.stages + (tile.slots_per_sm > 1 ? 1 : 0)) * tile.blocks_per_stage; }
+// Blocks left to copy when the next launch may start. Of CTAs of which two fit an SM five stages: 8192x8192 at m = 1 /
+// 8 9.2 / 9.5 us, with four 9.5 / 9.8, with six 9.1 / 10.5 (H200, 2026-11-25; docs/decisions/0008).
+int trigger(const SweepTile& tile) { return (tile.slots_per_sm > 1 ? 5 : 4) * tile.blocks_per_stage; }
 
 Result<void> launch(const SweepInstance& instance, PreparedDevices& prepared, const Problem& problem,
                     const Device& device, const LaunchArgs& args, bool pdl) {
@@ -86,10 +85,11 @@ Result<void> launch(const SweepInstance& instance, PreparedDevices& prepared, co
   const int chunks = static_cast<int>(problem.k / 64);
   const runtime::MatrixView act{args.act, problem.m, problem.k, args.ld_act ? args.ld_act : problem.k,
                                 problem.act_dtype == DType::kBf16};
-  Result<CUtensorMap> edge_map = runtime::tensor_map(act, {tile.tile_m});
+  Result<CUtensorMap> edge_map = runtime::tensor_map(act, {static_cast<int>(problem.m)});
   if (!edge_map) return edge_map.error();
-  Result<CUtensorMap> act_map = chunks == 0 ? *edge_map  // not used
-                                            : runtime::tensor_map(act, {tile.tile_m, 2 * tile.blocks_per_stage});
+  Result<CUtensorMap> act_map =
+      chunks == 0 ? *edge_map  // not used
+                  : runtime::tensor_map(act, {static_cast<int>(problem.m), 2 * tile.blocks_per_stage});
   if (!act_map) return act_map.error();
   const layout::BlobMap blob = layout::blob_map(problem.n, problem.k, problem.weight);
   SweepParams params;
@@ -107,6 +107,7 @@ Result<void> launch(const SweepInstance& instance, PreparedDevices& prepared, co
   params.blocks = static_cast<int>(shares.blocks);
   params.shares = shares.shares;
   params.trigger = trigger(tile);
+  params.smem = instance.smem(params.m);
   params.workspace = shares.split_rows() ? static_cast<uint8_t*>(args.workspace) : nullptr;
   params.partial_sums = static_cast<int64_t>(partial_sums(instance, shares).partials);
   params.epilogue = EpilogueParams::from(args, params.ld_out);
@@ -114,7 +115,7 @@ Result<void> launch(const SweepInstance& instance, PreparedDevices& prepared, co
   return launch_function(instance.function, prepared,
                          {.grid = dim3(static_cast<unsigned>(shares.ctas)),
                           .threads = tile.threads(),
-                          .smem_bytes = instance.smem_bytes,
+                          .smem_bytes = params.smem.bytes,
                           .pdl = pdl,
                           .stream = args.stream},
                          pointers);

@@ -9,10 +9,13 @@
 //              The others come to their part of it first, so theirs is there when it is wanted
 //              (parts/partial_sums.cuh).
 //   Ring       A stage is up to blocks_per_stage consecutive blocks of one row, in one bulk copy, and their tokens, in
-//              one more. One producer warp; row_warps math warps on each block of a stage.
+//              one more. Few tokens leave room for more stages. One producer warp; row_warps math warps on each block.
+//   Math       A warp's first half of a block is loaded while it multiplies the second half of the one before, and a
+//              stage is released before its first product: a few warps a scheduler hide nothing by themselves
+//              (docs/decisions/0010).
 //   PDL        Weights never depend on the kernel before: they fill the ring before wait_for_predecessor().
-//   Edges      Tokens past m and input features past k arrive as zeros (tensor map). Output features past n are
-//              computed from the blob's padding and not stored.
+//   Edges      Input features past k arrive as zeros (tensor map). Tokens past m repeat the last one, output features
+//              past n are computed from the blob's padding; neither is stored.
 #pragma once
 
 #include <cuda.h>
@@ -22,12 +25,21 @@
 #include "kernels/parts/partial_sums.cuh"
 #include "kernels/ptx/bulk_copy.cuh"
 #include "kernels/ptx/cluster.cuh"
+#include "kernels/ptx/lane.cuh"
 #include "kernels/ptx/mbarrier.cuh"
 #include "kernels/ptx/shared.cuh"
 #include "kernels/sweep_params.h"
 #include "layout/blob.h"
 
 namespace nybble::kernels {
+
+// The fixed part of shared memory: behind it the ring of weights, then that of tokens.
+struct SweepBarriers {
+  static constexpr int most_stages = 8;
+  uint64_t full[most_stages], empty[most_stages];
+  uint64_t epoch_full;
+  uint64_t epoch;  // of the launch (parts/partial_sums.cuh)
+};
 
 template <SweepConfig C> struct SweepShape {
   static constexpr SweepTile tile = C.tile;
@@ -39,29 +51,38 @@ template <SweepConfig C> struct SweepShape {
   static constexpr int row_tiles = tile.row_tiles(), token_tiles = tile.token_tiles();
   static constexpr layout::BlockShape block = C.format.block();
   static constexpr int block_bytes = block.block_bytes(), piece_bytes = block.piece_bytes();
-  static constexpr int half_bytes = tile.tile_m * 128;  // tokens of 64 input features
-  static constexpr int act_bytes = 2 * half_bytes;      // of a block of 128
-  static constexpr int act_stage = tile.blocks_per_stage * act_bytes;
   static constexpr int weight_stage = tile.blocks_per_stage * block_bytes;
-  static constexpr int pitch = layout::kBlockN + 4;  // floats: a warp's sums lie in different banks
+  static constexpr int act_line = 128;  // 64 input features of a token
+  static constexpr int weights_offset = (sizeof(SweepBarriers) + 127) / 128 * 128;
+  static constexpr int sum_pitch = layout::kBlockN + 4;  // floats: a warp's sums lie in different banks
+
+  static constexpr SweepSmem smem(int m) {
+    SweepSmem map{.stages = SweepBarriers::most_stages, .act_stage = tile.blocks_per_stage * 2 * m * act_line};
+    for (;; --map.stages) {
+      const int weights_end = weights_offset + map.stages * weight_stage;
+      map.act = (weights_end + 1023) / 1024 * 1024;
+      map.sums = map.act + map.stages * map.act_stage;
+      map.bytes = map.sums + slices * m * sum_pitch * 4;
+      if (map.bytes <= smem_limit(tile.slots_per_sm)) return map;
+    }
+  }
 };
 
-template <SweepConfig C> struct alignas(1024) SweepStorage {
-  using Shape = SweepShape<C>;
-  uint8_t act[C.tile.stages][Shape::act_stage];
-  uint8_t weight[C.tile.stages][Shape::weight_stage];
-  float sums[Shape::slices][C.tile.tile_m][Shape::pitch];
-  uint64_t full[C.tile.stages], empty[C.tile.stages];
-  uint64_t epoch_full;
-  uint64_t epoch;  // of the launch (parts/partial_sums.cuh)
+// A place in a ring of stages and the parity of its barriers.
+struct RingPlace {
+  uint32_t slot = 0, phase = 0;
+  __device__ __forceinline__ void advance(uint32_t stages) {
+    ++slot;
+    const bool wraps = slot == stages;
+    slot = wraps ? 0 : slot, phase ^= wraps ? 1 : 0;
+  }
 };
 
-// The walk through a CTA's share, a stage at a time.
+// The walk through a CTA's share: rows of blocks, or parts of them, a stage at a time.
 template <SweepConfig C> struct SweepWalk {
   static constexpr int blocks_per_stage = C.tile.blocks_per_stage;
   int block, end;  // in the order of memory
   int n_block, k;  // of `block`
-  int count;       // blocks of this stage
   int k_blocks;
 
   __device__ static int begin_of(const SweepParams& p, int range) {
@@ -71,72 +92,188 @@ template <SweepConfig C> struct SweepWalk {
   __device__ SweepWalk(const SweepParams& p, int range) : k_blocks(p.k_blocks) {
     block = begin_of(p, range), end = begin_of(p, range + 1);
     n_block = block / k_blocks, k = block % k_blocks;
-    settle();
   }
   __device__ bool done() const { return block >= end; }
-  __device__ bool ends_row() const { return k + count == k_blocks || block + count == end; }
-  __device__ void advance() {
-    block += count, k += count;
+  __device__ int left_in_part() const { return min(k_blocks - k, end - block); }
+  __device__ int count() const { return min(blocks_per_stage, left_in_part()); }  // of this stage
+  __device__ void advance(int blocks) {
+    block += blocks, k += blocks;
     if (k == k_blocks) k = 0, ++n_block;
-    settle();
+  }
+};
+
+// Shared memory, by what lies where.
+template <SweepConfig C> struct SweepPlaces {
+  using Shape = SweepShape<C>;
+  uint32_t base, weights, acts;
+  int act_stage;
+
+  __device__ SweepPlaces(const SweepParams& p, const void* smem)
+      : base(ptx::smem_address(smem)),
+        weights(base + Shape::weights_offset),
+        acts(base + p.smem.act),
+        act_stage(p.smem.act_stage) {}
+  __device__ uint32_t full(uint32_t slot) const { return base + offsetof(SweepBarriers, full) + 8 * slot; }
+  __device__ uint32_t empty(uint32_t slot) const { return base + offsetof(SweepBarriers, empty) + 8 * slot; }
+  __device__ uint32_t epoch_full() const { return base + offsetof(SweepBarriers, epoch_full); }
+  __device__ uint32_t weight(uint32_t slot) const { return weights + slot * Shape::weight_stage; }
+  __device__ uint32_t act(uint32_t slot) const { return acts + slot * act_stage; }
+};
+
+// The CTA's weights and tokens, in order. One thread.
+template <SweepConfig C> struct SweepLoader {
+  using Shape = SweepShape<C>;
+  const SweepParams& p;
+  const SweepPlaces<C>& places;
+  int range;
+  const CUtensorMap *act_map, *edge_map;
+
+  __device__ __forceinline__ void run() const {
+    const uint64_t policy = ptx::make_l2_policy<ptx::L2Policy::kEvictFirst>();
+    SweepWalk<C> walk(p, range), ahead = walk;
+    for (int s = 0; s < p.smem.stages && !ahead.done(); ++s, ahead.advance(ahead.count()))
+      load_weight(ahead, s, policy);
+    bool started = ahead.done();
+    if (started) ptx::let_successor_launch();
+    ptx::wait_for_predecessor();
+    for (int s = 0; s < p.smem.stages && !walk.done(); ++s, walk.advance(walk.count())) load_act(walk, s);
+    for (RingPlace at; !walk.done(); walk.advance(walk.count()), at.advance(p.smem.stages)) {
+      ptx::barrier_wait(places.empty(at.slot), at.phase);
+      load_weight(walk, at.slot, policy), load_act(walk, at.slot);
+      if (!started && walk.end - walk.block <= p.trigger) {
+        started = true;
+        ptx::let_successor_launch();
+      }
+    }
   }
 
  private:
-  __device__ void settle() { count = min(min(blocks_per_stage - k % blocks_per_stage, k_blocks - k), end - block); }
-};
+  __device__ __forceinline__ void load_weight(const SweepWalk<C>& at, uint32_t slot, uint64_t policy) const {
+    const int bytes = at.count() * Shape::block_bytes;
+    ptx::barrier_expect(places.full(slot), bytes + places.act_stage);
+    ptx::bulk_load(places.weight(slot),
+                   p.weight + layout::kHeaderBytes + static_cast<int64_t>(at.block) * Shape::block_bytes, bytes,
+                   places.full(slot), policy);
+  }
 
-// The CTA's weights and tokens, in order. One thread. Of tokens the map of chunks holds whole ones only; where a stage
-// reaches past them, the map of edges fills up with zeros.
-template <SweepConfig C>
-__device__ __forceinline__ void load_stages(const SweepParams& p, SweepStorage<C>& smem, int range,
-                                            const CUtensorMap* act_map, const CUtensorMap* edge_map) {
-  using Shape = SweepShape<C>;
-  const uint32_t full = ptx::smem_address(smem.full), empty = ptx::smem_address(smem.empty);
-  const uint64_t policy = ptx::make_l2_policy<ptx::L2Policy::kEvictFirst>();
-  const auto load_weight = [&](const SweepWalk<C>& at, int slot) {
-    ptx::barrier_expect(full + 8 * slot, at.count * Shape::block_bytes + Shape::act_stage);
-    ptx::bulk_load(ptx::smem_address(smem.weight[slot]),
-                   p.weight + layout::kHeaderBytes + static_cast<int64_t>(at.block) * Shape::block_bytes,
-                   at.count * Shape::block_bytes, full + 8 * slot, policy);
-  };
-  const auto load_act = [&](const SweepWalk<C>& at, int slot) {
-    const uint32_t act = ptx::smem_address(smem.act[slot]);
-    if (2 * (at.k + at.count) <= p.whole_chunks) {
-      ptx::tensor_load_3d(act, act_map, full + 8 * slot, 0, 0, 2 * at.k);
+  // Of tokens the map of chunks holds whole ones only; where a stage reaches past them, the map of edges fills up with
+  // zeros.
+  __device__ __forceinline__ void load_act(const SweepWalk<C>& at, uint32_t slot) const {
+    const uint32_t act = places.act(slot);
+    if (2 * (at.k + at.count()) <= p.whole_chunks) {
+      ptx::tensor_load_3d(act, act_map, places.full(slot), 0, 0, 2 * at.k);
     } else {
       for (int chunk = 0; chunk < 2 * C.tile.blocks_per_stage; ++chunk)
-        ptx::tensor_load_2d(act + chunk * Shape::half_bytes, edge_map, full + 8 * slot, (2 * at.k + chunk) * 64, 0);
+        ptx::tensor_load_2d(act + chunk * p.m * Shape::act_line, edge_map, places.full(slot), (2 * at.k + chunk) * 64,
+                            0);
     }
-  };
-  SweepWalk<C> walk(p, range), ahead = walk;
-  for (int s = 0; s < C.tile.stages && !ahead.done(); ++s, ahead.advance()) load_weight(ahead, s);
-  if (ahead.done()) ptx::let_successor_launch();
-  ptx::wait_for_predecessor();
-  int slot = 0;
-  for (; slot < C.tile.stages && !walk.done(); ++slot, walk.advance()) load_act(walk, slot);
-  uint32_t phase = 0;
-  bool triggered = false;
-  for (slot = 0; !walk.done(); walk.advance()) {
-    ptx::barrier_wait(empty + 8 * slot, phase);
-    load_weight(walk, slot), load_act(walk, slot);
-    if (!triggered && walk.end - walk.block <= p.trigger) {
-      ptx::let_successor_launch();
-      triggered = true;
-    }
-    if (++slot == C.tile.stages) slot = 0, phase ^= 1;
   }
-}
+};
+
+// A warp's sums over its blocks of one part of a row.
+template <SweepConfig C> struct SweepMath {
+  using Shape = SweepShape<C>;
+  using Block = typename Shape::Block;
+  static constexpr SweepTile tile = C.tile;
+  static constexpr int row_tiles = Shape::row_tiles, token_tiles = Shape::token_tiles;
+
+  const SweepPlaces<C>& places;
+  uint32_t stages;
+  uint32_t weight;               // in a stage: of this warp
+  uint32_t act[2][token_tiles];  // of this lane's row for ldmatrix, by half of a block
+  uint32_t lane;
+  typename Block::LanePlace place;
+  int in_stage, first_piece;
+  RingPlace at;
+  Block block;
+  typename Shape::Sums sum;
+
+  __device__ SweepMath(const SweepParams& p, const SweepPlaces<C>& places, int warp, uint32_t lane)
+      : places(places),
+        stages(p.smem.stages),
+        lane(lane),
+        place(lane),
+        in_stage(warp / tile.row_warps),
+        first_piece(warp % tile.row_warps * row_tiles) {
+    weight = in_stage * Shape::block_bytes + first_piece * Shape::piece_bytes;
+    // Lines of 64 input features by token, in the tensor map's 128-byte swizzle. Tokens past m repeat the last one.
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int n = 0; n < token_tiles; ++n) {
+        const uint32_t token = min(n * 8 + static_cast<int>(lane % 8), p.m - 1), matrix = lane / 8;
+        const uint32_t line = (in_stage * 2 + half) * p.m + token;
+        act[half][n] = line * Shape::act_line + ((matrix ^ line % 8) << 4);
+      }
+  }
+
+  // `left`: blocks of the part.
+  __device__ __forceinline__ void accumulate(int left, float scale_factor) {
+    const int part_stages = (left + tile.blocks_per_stage - 1) / tile.blocks_per_stage;
+    const int own = (left - in_stage + tile.blocks_per_stage - 1) / tile.blocks_per_stage;  // with a block of this warp
+    Block::clear(sum);
+    // The first half of a block is loaded while the second half of the one before is multiplied.
+    typename Block::Half first{}, second{};
+    typename Shape::Sums part;
+    ptx::barrier_wait_if(places.full(at.slot), at.phase, own > 0);
+    Block::template load<0>(first, places.weight(at.slot) + weight, place, own > 0);
+#pragma unroll 1
+    for (int stage = 1; stage <= own; ++stage) {
+      // Everything of the stage is in registers before its first product, so that it is soon filled again.
+      typename Block::Tokens b[2][2];
+      const uint32_t act_here = places.act(at.slot);
+      Block::template load<1>(second, places.weight(at.slot) + weight, place);
+      load_tokens(b[0], act_here, act[0]);
+      load_tokens(b[1], act_here, act[1]);
+      release();
+      const auto loaded = [&](int half) {
+        return [&b, half](int pair, typename Block::Tokens& tokens) {
+#pragma unroll
+          for (int n = 0; n < token_tiles; ++n)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) tokens[n][i] = b[half][pair][n][i];
+        };
+      };
+      block.template multiply<0>(sum, part, first, scale_factor, loaded(0));
+      const bool more = stage < own;
+      ptx::barrier_wait_if(places.full(at.slot), at.phase, more);
+      Block::template load<0>(first, places.weight(at.slot) + weight, place, more);
+      block.template multiply<1>(sum, part, second, scale_factor, loaded(1));
+    }
+    if (own < part_stages) {
+      ptx::barrier_wait(places.full(at.slot), at.phase);
+      release();
+    }
+  }
+
+ private:
+  __device__ __forceinline__ static void load_tokens(typename Block::Tokens (&b)[2], uint32_t stage,
+                                                     const uint32_t (&act)[token_tiles]) {
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair)
+#pragma unroll
+      for (int n = 0; n < token_tiles; ++n) ptx::load_matrix_x4(b[pair][n], (stage + act[n]) ^ (pair * 64));
+  }
+
+  // This warp is done with the stage: goes on to the next one.
+  __device__ __forceinline__ void release() {
+    __syncwarp();
+    ptx::barrier_arrive_if(places.empty(at.slot), lane == 0);
+    at.advance(stages);
+  }
+};
 
 // What the CTAs tell each other besides sums: that they have read the launch's epoch. The first range's CTA then moves
 // it on for the next launch. One warp.
 template <SweepConfig C>
-__device__ __forceinline__ void keep_epoch(const SweepParams& p, SweepStorage<C>& smem, int range, int lane) {
+__device__ __forceinline__ void keep_epoch(const SweepParams& p, const SweepPlaces<C>& places, uint64_t* epoch,
+                                           int range, int lane) {
   ptx::wait_for_predecessor();
   PartialSums partials{p.workspace, 0};
   partials.read_epoch();
   if (lane == 0) {
-    smem.epoch = partials.epoch;
-    ptx::barrier_arrive_if(ptx::smem_address(&smem.epoch_full), true);
+    *epoch = partials.epoch;
+    ptx::barrier_arrive_if(places.epoch_full(), true);
     partials.publish(range);
   }
   if (range != 0) return;
@@ -152,7 +289,9 @@ template <SweepConfig C> struct SweepFinish {
   static constexpr int threads = Shape::math_threads;
 
   const SweepParams& p;
-  SweepStorage<C>& smem;
+  const SweepPlaces<C>& places;
+  float* sums;  // [slices][m][sum_pitch]
+  const uint64_t* epoch;
   int range, warp, lane;
   float sum_factor;
 
@@ -172,20 +311,22 @@ template <SweepConfig C> struct SweepFinish {
  private:
   __device__ __forceinline__ void put(const typename Shape::Sums& sum) const {
     const int row = warp % tile.row_warps * Shape::row_tiles * layout::kPieceN + lane / 4, token = lane % 4 * 2;
-    float* to = &smem.sums[warp / tile.row_warps][token][row];
+    float* to = sums + (warp / tile.row_warps * p.m + token) * Shape::sum_pitch + row;
 #pragma unroll
     for (int t = 0; t < Shape::row_tiles; ++t)
 #pragma unroll
       for (int n = 0; n < Shape::token_tiles; ++n)
 #pragma unroll
-        for (int j = 0; j < 4; ++j) to[(n * 8 + j % 2) * Shape::pitch + t * layout::kPieceN + j / 2 * 8] = sum[t][n][j];
+        for (int j = 0; j < 4; ++j)
+          if (n * 8 + token + j % 2 < p.m)
+            to[(n * 8 + j % 2) * Shape::sum_pitch + t * layout::kPieceN + j / 2 * 8] = sum[t][n][j];
   }
 
   __device__ __forceinline__ float2 total_at(int token, int row) const {
     float2 total = make_float2(0.0f, 0.0f);
 #pragma unroll
     for (int slice = 0; slice < Shape::slices; ++slice) {
-      const float2 value = *reinterpret_cast<const float2*>(&smem.sums[slice][token][row]);
+      const float2 value = *reinterpret_cast<const float2*>(sums + (slice * p.m + token) * Shape::sum_pitch + row);
       total.x += value.x, total.y += value.y;
     }
     return total;
@@ -194,8 +335,8 @@ template <SweepConfig C> struct SweepFinish {
   static constexpr int pairs = layout::kBlockN / 2;  // of output features: what a thread has at a time
 
   __device__ __forceinline__ PartialSums partial_sums() const {
-    ptx::barrier_wait(ptx::smem_address(&smem.epoch_full), 0);
-    return {p.workspace, smem.epoch};
+    ptx::barrier_wait(places.epoch_full(), 0);
+    return {p.workspace, *epoch};
   }
   __device__ __forceinline__ uint8_t* place_of(int of_range, int item) const {
     return p.workspace + p.partial_sums + 16 * (of_range * (tile.tile_m * pairs) + item);
@@ -237,88 +378,56 @@ template <SweepConfig C> struct SweepFinish {
   }
 };
 
-// All that this warp needs of a stage is in registers: it may be filled again.
-__device__ __forceinline__ void release(uint32_t empty, int lane) {
-  __syncwarp();
-  ptx::barrier_arrive_if(empty, lane == 0);
-}
-
 template <SweepConfig C>
 requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.threads(), C.tile.slots_per_sm)
     sweep_sm90(const __grid_constant__ CUtensorMap act_map, const __grid_constant__ CUtensorMap edge_map,
                const __grid_constant__ SweepParams p) {
   using Shape = SweepShape<C>;
-  constexpr SweepTile tile = C.tile;
-  extern __shared__ __align__(1024) uint8_t dynamic_smem[];
-  auto& smem = *reinterpret_cast<SweepStorage<C>*>(dynamic_smem);
-  const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+  extern __shared__ __align__(1024) uint8_t smem[];
+  auto& barriers = *reinterpret_cast<SweepBarriers*>(smem);
+  const SweepPlaces<C> places(p, smem);
+  const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = ptx::lane_id();
   const int place = static_cast<int>(gridDim.x - 1 - blockIdx.x);  // ranges wait for CTAs that were dispatched before
   const bool phantom = place >= p.shares;                          // holds its SM's place and stores nothing
   const int range = phantom ? p.shares - 1 : place;
-  const uint32_t full = ptx::smem_address(smem.full), empty = ptx::smem_address(smem.empty);
   if (warp == Shape::math_warps && lane == 0) {
     ptx::prefetch_tensor_map(&act_map);
-    for (int s = 0; s < tile.stages; ++s)
-      ptx::barrier_init(full + 8 * s, 1), ptx::barrier_init(empty + 8 * s, Shape::math_warps);
-    ptx::barrier_init(ptx::smem_address(&smem.epoch_full), 1);
+    for (int s = 0; s < p.smem.stages; ++s) {
+      ptx::barrier_init(places.full(s), 1);
+      ptx::barrier_init(places.empty(s), Shape::math_warps);
+    }
+    ptx::barrier_init(places.epoch_full(), 1);
     ptx::fence_barrier_init();
   }
   __syncthreads();
   if (warp == Shape::math_warps) {
-    if (lane == 0) load_stages<C>(p, smem, range, &act_map, &edge_map);
+    if (lane == 0) SweepLoader<C>{p, places, range, &act_map, &edge_map}.run();
     return;
   }
   if (warp > Shape::math_warps) {
-    if (p.workspace != nullptr && !phantom) keep_epoch<C>(p, smem, range, lane);
+    if (p.workspace != nullptr && !phantom) keep_epoch<C>(p, places, &barriers.epoch, range, lane);
     return;
   }
-
   const ScaleFactors factors(p.weight, ExactCodes<typename Shape::Act>::kUnitExponent);
-  const SweepFinish<C> finish{p, smem, range, warp, lane, factors.of_sum};
-  const int in_stage = warp / tile.row_warps, first_piece = warp % tile.row_warps * Shape::row_tiles;
-  const uint32_t row = lane % 8, matrix = lane / 8;
-  const uint32_t act = ptx::smem_address(smem.act) + in_stage * Shape::act_bytes + row * 128 +
-                       ((matrix ^ row) << 4);  // this lane's row for ldmatrix, in the tensor map's 128-byte swizzle
-  const uint32_t weight =
-      ptx::smem_address(smem.weight) + in_stage * Shape::block_bytes + first_piece * Shape::piece_bytes;
+  const SweepFinish<C> finish{
+      p, places, reinterpret_cast<float*>(smem + p.smem.sums), &barriers.epoch, range, warp, lane, factors.of_sum};
   ptx::wait_for_predecessor();
-  typename Shape::Block block;
-  typename Shape::Sums sum;
-  int slot = 0;
-  uint32_t phase = 0;
+  SweepMath<C> math(p, places, warp, lane);
   for (SweepWalk<C> walk(p, range); !walk.done();) {
-    const int n_block = walk.n_block;
-    const bool is_first_part = walk.k == 0;
-    Shape::Block::clear(sum);
-    const auto sum_row = [&] {
-#pragma unroll 1
-      for (bool more = true; more; walk.advance()) {
-        ptx::barrier_wait(full + 8 * slot, phase);
-        const auto load_tokens = [&](int half, int pair, uint32_t(&b)[Shape::token_tiles][4]) {
-#pragma unroll
-          for (int n = 0; n < Shape::token_tiles; ++n)
-            ptx::load_matrix_x4(b[n],
-                                ((act + slot * Shape::act_stage) ^ (pair * 64)) + half * Shape::half_bytes + n * 1024);
-          if (half == 1 && pair == 1) release(empty + 8 * slot, lane);
-        };
-        if (in_stage < walk.count)
-          block.multiply(sum, weight + slot * Shape::weight_stage, lane, factors.of_scale, load_tokens);
-        else
-          release(empty + 8 * slot, lane);
-        if (++slot == tile.stages) slot = 0, phase ^= 1;
-        more = !walk.ends_row();
-      }
-    };
+    const int left = walk.left_in_part();
     if constexpr (C.format.groups == 0) {
       const ColumnScales<C.format, Shape::row_tiles, Shape::token_tiles> column(
           p.weight, p.column_scales, p.column_zeros, p.n_blocks * layout::kPiecesPerBlock,
-          n_block * layout::kPiecesPerBlock + first_piece, lane, block);
-      sum_row();
-      column.apply(sum);
+          walk.n_block * layout::kPiecesPerBlock + math.first_piece, lane, math.block);
+      math.accumulate(left, 1.0f);
+      column.apply(math.sum);
     } else {
-      sum_row();
+      math.accumulate(left, factors.of_scale);
     }
-    if (!phantom) finish.run(sum, n_block, is_first_part, walk.k == 0);
+    const int n_block = walk.n_block;
+    const bool is_first_part = walk.k == 0;
+    walk.advance(left);
+    if (!phantom) finish.run(math.sum, n_block, is_first_part, walk.k == 0);
   }
 }
 

@@ -82,8 +82,15 @@ TEST(SweepInstances, FitSharedMemory) {
       const SweepTile& tile = instance.config.tile;
       const std::string name = kernel_name(instance.config);
       EXPECT_EQ(why_invalid(instance.config), nullptr) << name;
-      EXPECT_LE((instance.smem_bytes + 1024) * tile.slots_per_sm, 228 * 1024) << name;
       EXPECT_LE(tile.threads() * tile.slots_per_sm, 2048) << name;
+      for (int m = 1; m <= tile.tile_m; ++m) {
+        const SweepSmem smem = instance.smem(m);
+        EXPECT_LE((smem.bytes + 1024) * tile.slots_per_sm, 228 * 1024) << name << " m = " << m;
+        EXPECT_GE(smem.stages, 2) << name << " m = " << m;
+        EXPECT_EQ(smem.act % 1024, 0) << name << " m = " << m;  // what the tensor map's swizzle counts from
+        EXPECT_EQ(smem.act_stage % 1024, 0) << name << " m = " << m;
+        EXPECT_LE(smem.act + smem.stages * smem.act_stage, smem.sums) << name << " m = " << m;
+      }
       ++count;
     }
   EXPECT_GT(count, 0);
@@ -97,7 +104,7 @@ TEST(SweepConfig, RefusesWhatIsNoKernel) {
   EXPECT_STREQ(why_invalid(SweepConfig{{}, {.groups = 8}}), "groups of 128, 64, 32, or per column");
   EXPECT_EQ(
       kernel_name(SweepConfig{{.blocks_per_stage = 8, .row_warps = 1, .slots_per_sm = 1}, {DType::kFp16, 0, true}}),
-      "sm90_sweep_fp16_col_zp_t8x64_w8x1_s4_o1");
+      "sm90_sweep_fp16_col_zp_t8x64_w8x1_o1");
 }
 
 // Flags behind the epoch, partial sums behind the flags, nothing shared.

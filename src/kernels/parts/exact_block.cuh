@@ -41,6 +41,22 @@ template <GemmFormat format, int row_tiles, int token_tiles> struct ExactBlock {
   static constexpr int steps_per_group = groups == 0 ? 8 : 8 / groups;
   static constexpr int groups_per_half = groups > 1 ? groups / 2 : 1;
 
+  using Tokens = uint32_t[token_tiles][4];  // operand B of two k16 steps
+
+  // What a lane holds of half a block: the codes of 64 input features, and the zero points and scales that come to use
+  // there: those of its groups; of a group of 128, the zero point in half 0 and the scale in half 1.
+  struct Half {
+    uint4 words[row_tiles];
+    uint32_t scales[row_tiles][groups_per_half], zeros[row_tiles][groups_per_half];
+  };
+
+  // Where a lane finds its part of a piece.
+  struct LanePlace {
+    uint32_t codes, scales, zeros;
+    __device__ explicit LanePlace(uint32_t lane)
+        : codes(lane * 16), scales(scales_offset + lane / 4 * 4), zeros(zeros_offset + lane / 4 * 2) {}
+  };
+
   ExactCodes<Act> codes[row_tiles];
 
   __device__ __forceinline__ ExactBlock() {
@@ -57,58 +73,58 @@ template <GemmFormat format, int row_tiles, int token_tiles> struct ExactBlock {
         for (int j = 0; j < 4; ++j) sum[t][n][j] = 0.0f;
   }
 
-  // `weight`: shared address of the warp's first piece. load_tokens(half, pair, b) fills b[token_tiles][4] with operand
-  // B of two k16 steps; when it is first called for half 1, all of the weights are in registers.
-  template <class LoadTokens>
-  __device__ __forceinline__ void multiply(Sums& sum, uint32_t weight, int lane, float scale_factor,
-                                           LoadTokens load_tokens) {
-    const uint32_t codes_at = weight + lane * 16;
-    const uint32_t scales_at = weight + scales_offset + lane / 4 * 4, zeros_at = weight + zeros_offset + lane / 4 * 2;
-    Sums part;
-    uint32_t scales[row_tiles][groups_per_half], zeros[row_tiles][groups_per_half];
+  // `weight`: shared address of the warp's first piece. Where `valid` is false, `data` stays as it was.
+  template <int half>
+  __device__ __forceinline__ static void load(Half& data, uint32_t weight, const LanePlace& place, bool valid = true) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      uint4 words[row_tiles];
+    for (int t = 0; t < row_tiles; ++t) {
+      ptx::load_shared_128_if(data.words[t], weight + place.codes + (t * piece_bytes + half * layout::kHalfBytes),
+                              valid);
 #pragma unroll
-      for (int t = 0; t < row_tiles; ++t) {
-        words[t] = ptx::load_shared_128(codes_at + t * piece_bytes + half * layout::kHalfBytes);
-#pragma unroll
-        for (int g = 0; g < groups_per_half; ++g) {
-          const int group = groups > 1 ? half * groups_per_half + g : 0;
-          if (groups > 1 || (groups == 1 && half == 1))
-            scales[t][g] = ptx::load_shared_32(scales_at + t * piece_bytes + group * layout::kPieceN * 2);
-          if (format.zero_point && (groups > 1 || (groups == 1 && half == 0)))
-            zeros[t][g] = ptx::load_shared_16(zeros_at + t * piece_bytes + group * layout::kPieceN);
-        }
+      for (int g = 0; g < groups_per_half; ++g) {
+        const int group = groups > 1 ? half * groups_per_half + g : 0;
+        if (groups > 1 || (groups == 1 && half == 1))
+          ptx::load_shared_32_if(data.scales[t][g],
+                                 weight + place.scales + (t * piece_bytes + group * layout::kPieceN * 2), valid);
+        if (format.zero_point && (groups > 1 || (groups == 1 && half == 0)))
+          ptx::load_shared_16_if(data.zeros[t][g], weight + place.zeros + (t * piece_bytes + group * layout::kPieceN),
+                                 valid);
       }
+    }
+  }
+
+  // Half a block times its tokens: load_tokens(pair, b) gives operand B of two k16 steps. `part` holds the sums of a
+  // group that goes on into half 1.
+  template <int half, class LoadTokens>
+  __device__ __forceinline__ void multiply(Sums& sum, Sums& part, const Half& data, float scale_factor,
+                                           LoadTokens load_tokens) {
 #pragma unroll
-      for (int pair = 0; pair < 2; ++pair) {
-        uint32_t b[token_tiles][4];
-        load_tokens(half, pair, b);
+    for (int pair = 0; pair < 2; ++pair) {
+      Tokens b;
+      load_tokens(pair, b);
 #pragma unroll
-        for (int q = 0; q < 2; ++q) {
-          const int in_half = pair * 2 + q, step = half * 4 + in_half;
-          const int g = groups > 1 ? in_half / steps_per_group : 0;
+      for (int q = 0; q < 2; ++q) {
+        const int in_half = pair * 2 + q, step = half * 4 + in_half;
+        const int g = groups > 1 ? in_half / steps_per_group : 0;
 #pragma unroll
-          for (int t = 0; t < row_tiles; ++t) {
-            if (format.zero_point && groups > 0 && step % steps_per_group == 0) codes[t].set_zeros(zeros[t][g]);
-            uint32_t a[4];
-            codes[t](a, in_half == 0 ? words[t].x : in_half == 1 ? words[t].y : in_half == 2 ? words[t].z : words[t].w);
+        for (int t = 0; t < row_tiles; ++t) {
+          if (format.zero_point && groups > 0 && step % steps_per_group == 0) codes[t].set_zeros(data.zeros[t][g]);
+          const uint4& words = data.words[t];
+          uint32_t a[4];
+          codes[t](a, in_half == 0 ? words.x : in_half == 1 ? words.y : in_half == 2 ? words.z : words.w);
 #pragma unroll
-            for (int n = 0; n < token_tiles; ++n) {
-              if constexpr (groups == 0)
-                ptx::mma<Act>(sum[t][n], a[0], a[1], a[2], a[3], b[n][2 * q], b[n][2 * q + 1]);
-              else if (step % steps_per_group == 0)
-                ptx::mma_from<Act>(part[t][n], a[0], a[1], a[2], a[3], b[n][2 * q], b[n][2 * q + 1], 0.f, 0.f, 0.f,
-                                   0.f);
-              else
-                ptx::mma<Act>(part[t][n], a[0], a[1], a[2], a[3], b[n][2 * q], b[n][2 * q + 1]);
-            }
+          for (int n = 0; n < token_tiles; ++n) {
+            if constexpr (groups == 0)
+              ptx::mma<Act>(sum[t][n], a[0], a[1], a[2], a[3], b[n][2 * q], b[n][2 * q + 1]);
+            else if (step % steps_per_group == 0)
+              ptx::mma_from<Act>(part[t][n], a[0], a[1], a[2], a[3], b[n][2 * q], b[n][2 * q + 1], 0.f, 0.f, 0.f, 0.f);
+            else
+              ptx::mma<Act>(part[t][n], a[0], a[1], a[2], a[3], b[n][2 * q], b[n][2 * q + 1]);
           }
-          if (groups > 0 && (step + 1) % steps_per_group == 0) {
+        }
+        if (groups > 0 && (step + 1) % steps_per_group == 0) {
 #pragma unroll
-            for (int t = 0; t < row_tiles; ++t) add_group(part[t], sum[t], scales[t][g], scale_factor);
-          }
+          for (int t = 0; t < row_tiles; ++t) add_group(part[t], sum[t], data.scales[t][g], scale_factor);
         }
       }
     }

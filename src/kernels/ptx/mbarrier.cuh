@@ -29,6 +29,10 @@ __device__ __forceinline__ void barrier_arrive_if(uint32_t barrier, bool conditi
                "r"(static_cast<int>(condition))
                : "memory");
 }
+// `arrivals` at once.
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
 // On a barrier of any CTA of the cluster. Without a scope: what it hands over is a buffer that was read to its end, and
 // a release at cluster scope costs a fence of the whole GPU, microseconds a tile.
 __device__ __forceinline__ void barrier_arrive_cluster_if(uint32_t barrier, bool condition) {
@@ -44,6 +48,15 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
       "{\n.reg .pred p;\nWAIT: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra DONE;\nbra "
       "WAIT;\nDONE:\n}" ::"r"(barrier),
       "r"(parity)
+      : "memory");
+}
+
+// The same where the condition holds.
+__device__ __forceinline__ void barrier_wait_if(uint32_t barrier, uint32_t parity, bool condition) {
+  asm volatile(
+      "{\n.reg .pred p, q;\nsetp.ne.b32 q, %2, 0;\nsetp.eq.b32 p, %2, 0;\nWAIT: @q "
+      "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra DONE;\nbra WAIT;\nDONE:\n}" ::"r"(barrier),
+      "r"(parity), "r"(static_cast<int>(condition))
       : "memory");
 }
 

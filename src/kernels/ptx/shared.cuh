@@ -20,12 +20,34 @@ __device__ __forceinline__ uint32_t load_shared_16(uint32_t address) {
   asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(address));
   return v;
 }
+// Predicated forms: where the condition does not hold, v stays as it was.
+__device__ __forceinline__ void load_shared_128_if(uint4& v, uint32_t address, bool condition) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n@p ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
+               : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+               : "r"(address), "r"(static_cast<int>(condition)));
+}
+__device__ __forceinline__ void load_shared_32_if(uint32_t& v, uint32_t address, bool condition) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p ld.shared.u32 %0, [%1];\n}"
+               : "+r"(v)
+               : "r"(address), "r"(static_cast<int>(condition)));
+}
+__device__ __forceinline__ void load_shared_16_if(uint32_t& v, uint32_t address, bool condition) {
+  asm volatile(
+      "{\n.reg .pred p;\n.reg .u16 h;\nsetp.ne.b32 p, %2, 0;\n@p ld.shared.u16 h, [%1];\n@p cvt.u32.u16 %0, h;\n}"
+      : "+r"(v)
+      : "r"(address), "r"(static_cast<int>(condition)));
+}
 __device__ __forceinline__ float4 load_shared_float4(uint32_t address) {
   float4 v;
   asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
                : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
                : "r"(address)
                : "memory");
+  return v;
+}
+__device__ __forceinline__ float2 load_shared_float2(uint32_t address) {
+  float2 v;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address) : "memory");
   return v;
 }
 // From the L2 cache, in the order of the program.
