@@ -65,13 +65,16 @@ double estimate_us(const SweepInstance& instance, const Problem& problem, const 
   constexpr double kManyParts = 0.6;                       // more where no CTA has a row of its own
   constexpr double kAlone = 5.0, kHidden = 3.4, kHidingBytes = 120e6;  // CTAs that start where none is left
   constexpr double kSharedTokens = 0.011, kTokens = 0.006;             // of the bytes' time, for each token
+  constexpr double kLateStart = 1.05, kInChains = 8;  // scripts/ship_tables.py says why, for measured times
   const Shares shares(problem, device);
   const double bytes = static_cast<double>(shares.blocks) * instance.config.format.block().block_bytes();
   const double tokens = static_cast<double>(problem.m - 1);
   if (instance.config.tile.slots_per_sm == 1)
     return kAlone - kHidden * std::min(1.0, bytes / kHidingBytes) + bytes / kBytes * (1 + kTokens * tokens);
-  return (shares.split_rows() ? kSplitRows + (shares.n_blocks < shares.shares ? kManyParts : 0) : kWholeRows) +
-         bytes / kSharedBytes * (1 + kSharedTokens * tokens);
+  const double alone =
+      (shares.split_rows() ? kSplitRows + (shares.n_blocks < shares.shares ? kManyParts : 0) : kWholeRows) +
+      bytes / kSharedBytes * (1 + kSharedTokens * tokens);
+  return problem.m < kInChains ? alone * kLateStart : alone;
 }
 
 // Blocks left to copy when the next launch may start. Of CTAs of which two fit an SM five stages: 8192x8192 at m = 1 /
