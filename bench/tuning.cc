@@ -98,8 +98,9 @@ Result<void> TuningFile::write(const std::string& path) const {
 
 Candidates candidates(const Problem& problem, const Device& device, const KernelChoice& choice) {
   std::vector<KernelVerdict> fitting = explain_kernels(problem, device, {.table = TuningTable()});
+  base::MatchBudget budget;
   std::erase_if(fitting, [&](const KernelVerdict& verdict) {
-    return !verdict.fits || (choice.names && !choice.names->found_in(verdict.kernel));
+    return !verdict.fits || (choice.names && !choice.names->found_in(verdict.kernel, budget));
   });
   std::stable_sort(fitting.begin(), fitting.end(),
                    [](const KernelVerdict& a, const KernelVerdict& b) { return a.estimated_us < b.estimated_us; });

@@ -66,19 +66,16 @@ Result<std::vector<LayerInfo>> choose(const Checkpoint& model, const ConvertOpti
   if (layers.empty())
     return invalid_argument("the model has no 4-bit layer ({}); `nybble quantize` makes a 4-bit model of a dense one",
                             model.format());
+  base::MatchBudget budget;
   for (const auto& [texts, keep] : {std::pair(&options.include, true), {&options.exclude, false}}) {
-    std::vector<base::NamePattern> patterns;
-    for (const std::string& text : *texts) {
-      Result<base::NamePattern> pattern = base::NamePattern::compile(text);
-      if (!pattern) return pattern.error();
-      patterns.push_back(std::move(*pattern));
-    }
-    if (patterns.empty()) continue;
+    if (texts->empty()) continue;
+    const Result<std::vector<base::NamePattern>> patterns = base::NamePattern::compile_all(*texts, budget);
+    if (!patterns) return patterns.error();
     std::erase_if(layers, [&, keep = keep](const LayerInfo& layer) {
-      return keep != std::any_of(patterns.begin(), patterns.end(),
-                                 [&](const base::NamePattern& pattern) { return pattern.found_in(layer.name); });
+      return keep != base::any_found_in(*patterns, layer.name, budget);
     });
   }
+  if (Result<void> fine = budget.check("the include and exclude expressions"); !fine) return fine.error();
   if (layers.empty()) return invalid_argument("no 4-bit layer is chosen by the include and exclude expressions");
   return layers;
 }

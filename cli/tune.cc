@@ -87,11 +87,14 @@ Result<bench::KernelChoice> kernel_choice(const Options& options) {
   bench::KernelChoice choice = options.choice;
   if (options.all) choice.top = 0, choice.within = 0;
   if (options.kernels.empty()) return choice;
-  Result<base::NamePattern> names = base::NamePattern::compile(options.kernels);
+  base::MatchBudget budget;
+  Result<base::NamePattern> names = base::NamePattern::compile(options.kernels, budget);
   if (!names) return names.error();
   choice.names = std::move(*names);
-  if (std::none_of(registry().begin(), registry().end(),
-                   [&](const KernelEntry& entry) { return choice.names->found_in(entry.name); }))
+  const bool found = std::any_of(registry().begin(), registry().end(),
+                                 [&](const KernelEntry& entry) { return choice.names->found_in(entry.name, budget); });
+  if (Result<void> fine = budget.check("--kernel"); !fine) return fine.error();
+  if (!found)
     return invalid_argument("no kernel of this library has a name with '{}' in it; `nybble kernels` lists them",
                             options.kernels);
   return choice;

@@ -56,14 +56,16 @@ Result<Source> open_source(const Options& options) {
   Result<std::unique_ptr<Checkpoint>> opened = open_checkpoint(options.path);
   if (!opened) return opened.error();
   source.checkpoint = std::move(*opened);
-  const Result<base::NamePattern> pattern = base::NamePattern::compile(options.layers);
+  base::MatchBudget budget;
+  const Result<base::NamePattern> pattern = base::NamePattern::compile(options.layers, budget);
   if (!pattern) return pattern.error();
   int quantized = 0;
   for (const LayerInfo& layer : source.checkpoint->layers()) {
     if (!layer.quantized) continue;
     ++quantized;
-    if (pattern->found_in(layer.name)) source.names.push_back(layer.name);
+    if (pattern->found_in(layer.name, budget)) source.names.push_back(layer.name);
   }
+  if (Result<void> fine = budget.check("--layers"); !fine) return fine.error();
   if (quantized == 0)
     return invalid_argument("{} holds no quantized layer ({}); make one with `nybble quantize`", options.path,
                             source.checkpoint->convention());

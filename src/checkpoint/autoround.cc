@@ -85,32 +85,29 @@ bool is_layer(const ModelFiles& model, const std::string& name) {
 }
 
 Result<void> read_exceptions(const ModelFiles& model, const QuantizationSettings& from, Packing packing,
-                             ModelSettings& to) {
+                             base::MatchBudget& budget, ModelSettings& to) {
   to.member = kExtraConfig;
   const nlohmann::json* extra = find_member(from.object, {kExtraConfig});
   if (extra == nullptr) return {};
   if (!extra->is_object()) return invalid_data("{}: {} must be an object", to.subject, kExtraConfig);
-  std::vector<LayerException> by_pattern;
   for (const std::string& key : from.keys_in_order(kExtraConfig)) {
     const std::string subject = fmt::format("{}: {} {}", to.subject, kExtraConfig, base::printable(key));
     const nlohmann::json& own = extra->at(key);
     if (!own.is_object()) return invalid_data("{} must be an object", subject);
-    LayerException exception{.key = key, .anywhere = true, .settings = to.common};
+    LayerException exception{.key = key, .settings = to.common};
     if (Result<void> read = read_layer_settings(own, subject, exception.settings); !read) return read;
     constexpr int64_t kMostBits = 8;  // more are not quantized
     exception.excluded = exception.settings.bits.value_or(0) > kMostBits;
     if (!exception.excluded)
       if (Result<void> fine = check_scheme(own, packing, subject); !fine) return fine;
     if (is_layer(model, key)) {
-      to.exceptions.push_back(std::move(exception));
+      to.by_name[key] = std::move(exception);
       continue;
     }
-    Result<base::NamePattern> pattern = base::NamePattern::compile(key);
+    Result<base::NamePattern> pattern = base::NamePattern::compile(key, budget);
     if (!pattern) return unsupported("{}: {}", subject, pattern.error().message);
-    exception.pattern = std::move(*pattern);
-    by_pattern.push_back(std::move(exception));
+    to.by_pattern.push_back({.pattern = std::move(*pattern), .anywhere = true, .exception = std::move(exception)});
   }
-  std::move(by_pattern.begin(), by_pattern.end(), std::back_inserter(to.exceptions));
   return {};
 }
 
@@ -147,17 +144,19 @@ Result<std::vector<std::string>> read_blocks(const QuantizationSettings& from) {
 // Layers stored in 4 bits that the settings do not name. They are read all the same: a model's modules may have other
 // names than its tensors.
 Result<std::vector<std::string>> warn_of_blocks(const ModelFiles& model, const QuantizationSettings& from,
-                                                const ModelSettings& settings) {
+                                                const ModelSettings& settings, base::MatchBudget& budget) {
   const Result<std::vector<std::string>> blocks = read_blocks(from);
   if (!blocks) return blocks.error();
   std::vector<std::string> outside;
   for (const TensorRef& tensor : model.tensors()) {
     const std::string layer(layer_of(tensor->name, kCodes));
     if (layer.empty() || blocks->empty()) continue;
-    const bool named = std::any_of(blocks->begin(), blocks->end(),
-                                   [&](const std::string& block) { return layer.starts_with(block); }) ||
-                       std::any_of(settings.exceptions.begin(), settings.exceptions.end(),
-                                   [&](const LayerException& exception) { return exception.matches(layer); });
+    const bool named =
+        std::any_of(blocks->begin(), blocks->end(),
+                    [&](const std::string& block) { return budget.spend(1) && layer.starts_with(block); }) ||
+        settings.exception_of(layer, budget) != nullptr;
+    if (Result<void> fine = budget.check(from.subject + ": block_name_to_quantize and extra_config"); !fine)
+      return fine.error();
     if (!named) outside.push_back(layer);
   }
   if (outside.empty()) return std::vector<std::string>{};
@@ -181,8 +180,10 @@ nlohmann::json compressed_tensors_settings(const nlohmann::json& object, const M
                             {"group_size", settings.common.group_size.value_or(nvfp4 ? kNvfp4Group : kMxfp4Group)}}}};
   if (act_quantized) group["input_activations"] = {{"num_bits", *act_bits}, {"type", "float"}};
   nlohmann::json ignore = nlohmann::json::array();
-  for (const LayerException& exception : settings.exceptions)
-    if (exception.excluded) ignore.push_back(exception.pattern ? "re:.*(?:" + exception.key + ")" : exception.key);
+  for (const auto& [name, exception] : settings.by_name)
+    if (exception.excluded) ignore.push_back(name);
+  for (const PatternException& named : settings.by_pattern)
+    if (named.exception.excluded) ignore.push_back("re:.*(?:" + named.pattern.text() + ")");
   return {{"format", nvfp4 ? kNvfp4PackQuantized : kMxfp4PackQuantized},
           {"config_groups", {{"autoround", group}}},
           {"ignore", ignore}};
@@ -201,31 +202,35 @@ Result<std::unique_ptr<Checkpoint>> open_autoround(std::shared_ptr<const ModelFi
   if (Result<void> fine = check_scheme(object, *packing, from->subject); !fine) return fine.error();
   ModelSettings settings{.subject = from->subject, .way_out = kWayOut};
   if (Result<void> read = read_layer_settings(object, from->subject, settings.common); !read) return read.error();
-  if (Result<void> read = read_exceptions(*model, *from, *packing, settings); !read) return read.error();
+  base::MatchBudget budget;
+  if (Result<void> read = read_exceptions(*model, *from, *packing, budget, settings); !read) return read.error();
   if (*packing == Packing::kCompressedTensors) {
     for (const TensorRef& tensor : model->tensors())  // 8-bit layers have scales, but no packed weight
       for (const char* suffix : {kWeightPacked, kWeightScale})
         if (const std::string layer(layer_of(tensor->name, suffix)); !layer.empty())
-          if (const Result<LayerSettings> own = settings.of(layer); !own) return own.error();
+          if (const Result<LayerSettings> own = settings.of(layer, budget); !own) return own.error();
     return open_compressed_tensors(std::move(model), compressed_tensors_settings(object, settings));
   }
 
-  const Result<std::vector<std::string>> warnings = warn_of_blocks(*model, *from, settings);
+  const Result<std::vector<std::string>> warnings = warn_of_blocks(*model, *from, settings, budget);
   if (!warnings) return warnings.error();
   if (*packing == Packing::kAwq) {
     // Its packer writes the zero points of symmetric layers, too.
     settings.common.symmetric.reset();
-    for (LayerException& exception : settings.exceptions) exception.settings.symmetric.reset();
+    for (auto& [name, exception] : settings.by_name) exception.settings.symmetric.reset();
+    for (PatternException& named : settings.by_pattern) named.exception.settings.symmetric.reset();
     return open_awq_tensors(
         std::move(model),
-        {.format = kAutoRoundFormat.name, .layers = std::move(settings), .not_converted = {}, .warnings = *warnings});
+        {.format = kAutoRoundFormat.name, .layers = std::move(settings), .not_converted = {}, .warnings = *warnings},
+        budget);
   }
   return open_gptq_tensors(std::move(model),
                            {.format = kAutoRoundFormat.name,
                             .stated = stated.empty() ? "auto_round:auto_gptq" : base::printable(stated),
                             .layers = std::move(settings),
                             .rule = *packing == Packing::kGptq ? ZeroRule::kUnmasked : ZeroRule::kTrue,
-                            .warnings = *warnings});
+                            .warnings = *warnings},
+                           budget);
 }
 
 }  // namespace

@@ -57,6 +57,7 @@ struct AwqLayer {
   int64_t n = 0, k = 0, groups = 0;
   int group_size = kPerColumn;
   bool has_offsets = false;  // zeros are floats
+  bool said_symmetric = false;
   // Where the number of (row, group) stands in scales, and in zeros that are floats.
   int64_t row_stride = 0, group_stride = 0;
 };
@@ -98,8 +99,9 @@ Result<void> read_shape(AwqVersion version, AwqLayer& layer) {
   return {};
 }
 
-Result<AwqLayer> find_layer(const ModelFiles& model, const AwqSettings& settings, const std::string& name) {
-  const Result<LayerSettings> own = settings.layers.of(name);
+Result<AwqLayer> find_layer(const ModelFiles& model, const AwqSettings& settings, const std::string& name,
+                            base::MatchBudget& budget) {
+  const Result<LayerSettings> own = settings.layers.of(name, budget);
   if (!own) return own.error();
   AwqLayer layer;
   layer.codes = model.find(name + kCodes);
@@ -141,7 +143,8 @@ Result<AwqLayer> find_layer(const ModelFiles& model, const AwqSettings& settings
   layer.scales = *scales;
   if (!float_type((*scales)->type) || (*scales)->shape != scales_shape)
     return wrong_tensor(*scales, "BF16, F16 or F32", scales_shape, why);
-  if (own->symmetric.value_or(false) && !layer.has_offsets && !model.find(name + zeros_suffix)) return layer;
+  layer.said_symmetric = own->symmetric.value_or(false);
+  if (layer.said_symmetric && !layer.has_offsets && !model.find(name + zeros_suffix)) return layer;
   const Result<TensorRef> zeros = required_tensor(model, name, zeros_suffix, kCodes);
   if (!zeros) return zeros.error();
   layer.zeros = *zeros;
@@ -225,7 +228,8 @@ class AwqCheckpoint final : public LayerCheckpoint {
     return kSuffixes;
   }
   Result<QuantizedWeight> read_codes(const LayerInfo& info) const override {
-    const Result<AwqLayer> layer = find_layer(model(), settings_, info.name);
+    base::MatchBudget budget;  // which this layer did not spend when all were found
+    const Result<AwqLayer> layer = find_layer(model(), settings_, info.name, budget);
     if (!layer) return layer.error();
     QuantizedWeight weight = empty_weight(info);
     const bool gemm = settings_.version == AwqVersion::kGemm;
@@ -316,21 +320,27 @@ Result<std::unique_ptr<Checkpoint>> open_awq(std::shared_ptr<const ModelFiles> m
   if (!found) return found.error();
   Result<AwqSettings> settings = parse_settings(*found);
   if (!settings) return settings.error();
-  return open_awq_tensors(std::move(model), std::move(*settings));
+  base::MatchBudget budget;
+  return open_awq_tensors(std::move(model), std::move(*settings), budget);
 }
 
 }  // namespace
 
-Result<std::unique_ptr<Checkpoint>> open_awq_tensors(std::shared_ptr<const ModelFiles> model, AwqSettings settings) {
+Result<std::unique_ptr<Checkpoint>> open_awq_tensors(std::shared_ptr<const ModelFiles> model, AwqSettings settings,
+                                                     base::MatchBudget& budget) {
   Contradictions zeros, dense;
   Result<std::vector<LayerInfo>> layers =
       list_layers(*model, kCodes, settings.format, [&](const std::string& name) -> Result<LayerInfo> {
-        const Result<AwqLayer> layer = find_layer(*model, settings, name);
+        const Result<AwqLayer> layer = find_layer(*model, settings, name, budget);
         if (!layer) return layer.error();
-        if (layer->zeros && settings.layers.of(name)->symmetric.value_or(false)) zeros.see(name);
-        if (std::any_of(settings.not_converted.begin(), settings.not_converted.end(),
-                        [&](const std::string& part) { return name.find(part) != std::string::npos; }))
-          dense.see(name);
+        if (layer->zeros && layer->said_symmetric) zeros.see(name);
+        const bool said_dense =
+            std::any_of(settings.not_converted.begin(), settings.not_converted.end(), [&](const std::string& part) {
+              return budget.spend(1 + static_cast<int64_t>(name.size() / 32)) && name.find(part) != std::string::npos;
+            });
+        if (Result<void> fine = budget.check(settings.layers.subject + ": modules_to_not_convert"); !fine)
+          return fine.error();
+        if (said_dense) dense.see(name);
         const ZeroKind kind = layer->has_offsets ? ZeroKind::kOffset : layer->zeros ? ZeroKind::kInt : ZeroKind::kNone;
         return quantized_layer_info(
             *model, name, layer->codes, layer->n, layer->k,

@@ -24,6 +24,8 @@ struct AwqSettings {
   std::vector<std::string> warnings;       // to begin the checkpoint's with
 };
 
-Result<std::unique_ptr<Checkpoint>> open_awq_tensors(std::shared_ptr<const ModelFiles> model, AwqSettings settings);
+// `budget` is what matching names may cost yet.
+Result<std::unique_ptr<Checkpoint>> open_awq_tensors(std::shared_ptr<const ModelFiles> model, AwqSettings settings,
+                                                     base::MatchBudget& budget);
 
 }  // namespace nybble::checkpoint

@@ -26,12 +26,12 @@ Result<LayerInfo> layer_info(const ModelFiles& model, const LayerScheme& scheme,
 
 // The layer whose codes this tensor holds, or the layers: one for each expert where there are three dimensions.
 Result<void> add_layers(const ModelFiles& model, const CompressedTensorsConfig& config, const TensorRef& packed,
-                        std::vector<LayerInfo>& layers) {
+                        base::MatchBudget& budget, std::vector<LayerInfo>& layers) {
   const std::string name(layer_of(packed->name, kWeightPacked));
   if (model.find(name + ".weight"))
     return invalid_data("{}: layer {} has both a .weight and a {}; which one is meant is a guess", model.path(),
                         base::printable(name), kWeightPacked);
-  const Result<LayerScheme> scheme = config.scheme_of(name);
+  const Result<LayerScheme> scheme = config.scheme_of(name, budget);
   if (!scheme) return scheme.error();
   const auto add = [&](std::optional<int64_t> index) -> Result<void> {
     Result<LayerInfo> info = layer_info(model, *scheme, {name, index});
@@ -92,7 +92,8 @@ class CompressedTensorsCheckpoint final : public LayerCheckpoint {
   }
   Result<QuantizedWeight> read_codes(const LayerInfo& info) const override {
     const StoredLayer stored = stored_layer(model(), info.name, kWeightPacked);
-    const Result<LayerScheme> scheme = config_.scheme_of(stored.name);
+    base::MatchBudget budget;  // which this layer did not spend when all were found
+    const Result<LayerScheme> scheme = config_.scheme_of(stored.name, budget);
     if (!scheme) return scheme.error();
     Result<QuantizedWeight> weight = scheme->packing == LayerPacking::kInt4 ? read_int4_layer(model(), stored, *scheme)
                                                                             : read_fp4_layer(model(), stored, *scheme);
@@ -119,12 +120,13 @@ Result<std::unique_ptr<Checkpoint>> open_by_config(std::shared_ptr<const ModelFi
 
 Result<std::unique_ptr<Checkpoint>> open_compressed_tensors(std::shared_ptr<const ModelFiles> model,
                                                             const nlohmann::json& settings) {
-  Result<CompressedTensorsConfig> config = CompressedTensorsConfig::parse(settings, model->path());
+  base::MatchBudget budget;
+  Result<CompressedTensorsConfig> config = CompressedTensorsConfig::parse(settings, model->path(), budget);
   if (!config) return config.error();
   std::vector<LayerInfo> layers;
   for (const TensorRef& tensor : model->tensors()) {
     if (!layer_of(tensor->name, kWeightPacked).empty()) {
-      if (Result<void> added = add_layers(*model, *config, tensor, layers); !added) return added.error();
+      if (Result<void> added = add_layers(*model, *config, tensor, budget, layers); !added) return added.error();
     } else if (const std::string_view dense = layer_of(tensor->name, ".weight");
                !dense.empty() && is_dense_layer(*model, dense)) {
       layers.push_back(dense_layer_info(*model, dense));

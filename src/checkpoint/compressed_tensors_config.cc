@@ -156,10 +156,16 @@ Result<void> check_transforms(const nlohmann::json& settings, const std::string&
   return {};
 }
 
+// A word that begins with a capital and has no dot is a class: module names of the models in this world do neither.
+bool is_class(const std::string& word) {
+  return !word.empty() && word[0] >= 'A' && word[0] <= 'Z' && word.find('.') == std::string::npos;
+}
+
 }  // namespace
 
 Result<CompressedTensorsConfig::Targets> CompressedTensorsConfig::Targets::parse(const nlohmann::json& list,
-                                                                                 const std::string& what) {
+                                                                                 const std::string& what,
+                                                                                 base::MatchBudget& budget) {
   constexpr std::string_view kPatternMark = "re:";
   Targets targets;
   if (list.is_null()) return targets;
@@ -171,11 +177,12 @@ Result<CompressedTensorsConfig::Targets> CompressedTensorsConfig::Targets::parse
       targets.words.push_back(word);
       continue;
     }
-    Result<base::NamePattern> pattern = base::NamePattern::compile(word.substr(kPatternMark.size()));
+    Result<base::NamePattern> pattern = base::NamePattern::compile(word.substr(kPatternMark.size()), budget);
     if (!pattern) return unsupported("{}: {}", what, pattern.error().message);
     targets.patterns.push_back(std::move(*pattern));
   }
   std::sort(targets.words.begin(), targets.words.end());
+  targets.has_class = std::any_of(targets.words.begin(), targets.words.end(), is_class);
   return targets;
 }
 
@@ -183,20 +190,13 @@ bool CompressedTensorsConfig::Targets::names(const std::string& layer) const {
   return std::binary_search(words.begin(), words.end(), layer);
 }
 
-bool CompressedTensorsConfig::Targets::matches(const std::string& layer) const {
+bool CompressedTensorsConfig::Targets::matches(const std::string& layer, base::MatchBudget& budget) const {
   return std::any_of(patterns.begin(), patterns.end(),
-                     [&](const base::NamePattern& p) { return p.matches_start(layer); });
+                     [&](const base::NamePattern& p) { return p.matches_start(layer, budget); });
 }
 
-// A word that begins with a capital and has no dot is a class: module names of the models in this world do neither.
-bool CompressedTensorsConfig::Targets::has_class() const {
-  return std::any_of(words.begin(), words.end(), [](const std::string& word) {
-    return !word.empty() && word[0] >= 'A' && word[0] <= 'Z' && word.find('.') == std::string::npos;
-  });
-}
-
-Result<CompressedTensorsConfig> CompressedTensorsConfig::parse(const nlohmann::json& settings,
-                                                               const std::string& path) {
+Result<CompressedTensorsConfig> CompressedTensorsConfig::parse(const nlohmann::json& settings, const std::string& path,
+                                                               base::MatchBudget& budget) {
   const std::string subject = path + ": config.json: quantization_config";
   if (!settings.is_object()) return invalid_data("{} must be an object", subject);
   CompressedTensorsConfig config;
@@ -219,10 +219,10 @@ Result<CompressedTensorsConfig> CompressedTensorsConfig::parse(const nlohmann::j
   if (groups == settings.end() || !groups->is_object() || groups->empty())
     return invalid_data("{}: has no config_groups, which say how layers are quantized", subject);
   for (const auto& [name, group] : groups->items())
-    if (Result<void> added = config.add_group(name, group, format); !added) return added.error();
+    if (Result<void> added = config.add_group(name, group, format, budget); !added) return added.error();
 
   Result<Targets> ignore =
-      Targets::parse(is_null(settings, "ignore") ? nlohmann::json() : settings["ignore"], subject + ": ignore");
+      Targets::parse(is_null(settings, "ignore") ? nlohmann::json() : settings["ignore"], subject + ": ignore", budget);
   if (!ignore) return ignore.error();
   config.ignore_ = std::move(*ignore);
   return config;
@@ -230,7 +230,7 @@ Result<CompressedTensorsConfig> CompressedTensorsConfig::parse(const nlohmann::j
 
 // A preset by name, mapped to its targets.
 Result<void> CompressedTensorsConfig::add_preset(const std::string& name, const nlohmann::json& targets,
-                                                 const std::string& subject) {
+                                                 const std::string& subject, base::MatchBudget& budget) {
   constexpr std::pair<const char*, LayerScheme> kPresets[] = {
       {"W4A16", {}},
       {"W4A16_ASYM", {.symmetric = false}},
@@ -244,7 +244,7 @@ Result<void> CompressedTensorsConfig::add_preset(const std::string& name, const 
         "{}: the preset is not read; known are W4A16, W4A16_ASYM, NVFP4A16 and MXFP4A16. Quantize the unquantized "
         "model again with one of them",
         subject);
-  Result<Targets> parsed = Targets::parse(targets, subject);
+  Result<Targets> parsed = Targets::parse(targets, subject, budget);
   if (!parsed) return parsed.error();
   groups_.push_back({name, std::move(*parsed), preset->second});
   return {};
@@ -274,9 +274,9 @@ Result<void> CompressedTensorsConfig::check_activations(const nlohmann::json& gr
 }
 
 Result<void> CompressedTensorsConfig::add_group(const std::string& name, const nlohmann::json& group,
-                                                const std::string& model_format) {
+                                                const std::string& model_format, base::MatchBudget& budget) {
   const std::string subject = path_ + ": config.json: quantization_config.config_groups." + name;
-  if (group.is_array()) return add_preset(name, group, subject);
+  if (group.is_array()) return add_preset(name, group, subject, budget);
   if (!group.is_object()) return invalid_data("{} must be an object", subject);
   if (is_null(group, "weights")) return {};  // a group for activations or the cache: no weights of its own
   const std::string own = string_member(group, "format");
@@ -286,20 +286,25 @@ Result<void> CompressedTensorsConfig::add_group(const std::string& name, const n
   const Result<LayerScheme> scheme = parse_scheme(group["weights"], *packing, subject);
   if (!scheme) return scheme.error();
   Result<Targets> targets =
-      Targets::parse(is_null(group, "targets") ? nlohmann::json() : group["targets"], subject + ": targets");
+      Targets::parse(is_null(group, "targets") ? nlohmann::json() : group["targets"], subject + ": targets", budget);
   if (!targets) return targets.error();
   groups_.push_back({name, std::move(*targets), *scheme});
   return {};
 }
 
-Result<LayerScheme> CompressedTensorsConfig::scheme_of(const std::string& layer) const {
-  if (ignore_.names(layer) || ignore_.matches(layer))
+Result<LayerScheme> CompressedTensorsConfig::scheme_of(const std::string& layer, base::MatchBudget& budget) const {
+  constexpr int64_t kStepsPerGroup = 16;  // three ways to look at it
+  const bool ignored = ignore_.names(layer) || ignore_.matches(layer, budget);
+  budget.spend(static_cast<int64_t>(groups_.size()) * kStepsPerGroup);
+  const auto within_budget = [&] { return budget.check(path_ + ": config.json: quantization_config"); };
+  if (Result<void> fine = within_budget(); !fine) return fine.error();
+  if (ignored)
     return invalid_data("{}: layer {} is stored packed, but config.json's ignore list says that it is not quantized",
                         path_, base::printable(layer));
   // The most particular way of matching decides, as in the method's own library.
   const auto by_name = [&](const Group& group) { return group.targets.names(layer); };
-  const auto by_pattern = [&](const Group& group) { return group.targets.matches(layer); };
-  const auto by_class = [](const Group& group) { return group.targets.has_class(); };
+  const auto by_pattern = [&](const Group& group) { return group.targets.matches(layer, budget); };
+  const auto by_class = [](const Group& group) { return group.targets.has_class; };
   const auto choose = [&](const auto& matches) -> Result<std::optional<LayerScheme>> {
     const Group* first = nullptr;
     for (const Group& group : groups_) {
@@ -314,6 +319,7 @@ Result<LayerScheme> CompressedTensorsConfig::scheme_of(const std::string& layer)
     return first == nullptr ? std::optional<LayerScheme>() : std::optional(first->scheme);
   };
   for (const Result<std::optional<LayerScheme>>& chosen : {choose(by_name), choose(by_pattern), choose(by_class)}) {
+    if (Result<void> fine = within_budget(); !fine) return fine.error();
     if (!chosen) return chosen.error();
     if (*chosen) return **chosen;
   }

@@ -27,25 +27,27 @@ struct LayerScheme {
 class CompressedTensorsConfig {
  public:
   // `path` names the model in errors. What this library cannot run is refused here, with the way out.
-  static Result<CompressedTensorsConfig> parse(const nlohmann::json& settings, const std::string& path);
+  // `budget` is what the model's expressions may cost, to compile and then to match.
+  static Result<CompressedTensorsConfig> parse(const nlohmann::json& settings, const std::string& path,
+                                               base::MatchBudget& budget);
 
   // What it asks for that is not done, one sentence each.
   const std::vector<std::string>& warnings() const { return warnings_; }
 
   // The scheme of a layer that is stored packed. An error where the configuration ignores it, matches no group or
   // leaves a choice.
-  Result<LayerScheme> scheme_of(const std::string& layer) const;
+  Result<LayerScheme> scheme_of(const std::string& layer, base::MatchBudget& budget) const;
 
  private:
   // What a layer can be called by: its name, a regular expression for it ("re:..."), or its class ("Linear").
   struct Targets {
     std::vector<std::string> words;
     std::vector<base::NamePattern> patterns;
+    bool has_class = false;
 
-    static Result<Targets> parse(const nlohmann::json& list, const std::string& what);
+    static Result<Targets> parse(const nlohmann::json& list, const std::string& what, base::MatchBudget& budget);
     bool names(const std::string& layer) const;
-    bool matches(const std::string& layer) const;
-    bool has_class() const;
+    bool matches(const std::string& layer, base::MatchBudget& budget) const;
   };
   struct Group {
     std::string name;
@@ -53,9 +55,11 @@ class CompressedTensorsConfig {
     LayerScheme scheme;
   };
 
-  Result<void> add_preset(const std::string& name, const nlohmann::json& targets, const std::string& subject);
+  Result<void> add_preset(const std::string& name, const nlohmann::json& targets, const std::string& subject,
+                          base::MatchBudget& budget);
   Result<void> check_activations(const nlohmann::json& group, LayerPacking packing, const std::string& subject);
-  Result<void> add_group(const std::string& name, const nlohmann::json& group, const std::string& model_format);
+  Result<void> add_group(const std::string& name, const nlohmann::json& group, const std::string& model_format,
+                         base::MatchBudget& budget);
 
   std::string path_;
   std::vector<Group> groups_;

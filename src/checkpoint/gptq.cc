@@ -41,7 +41,7 @@ const char* rule_words(ZeroRule rule) {
 }
 
 // Layers that `dynamic` names by patterns: GPTQModel takes the first that matches, in the order of the file.
-Result<void> read_exceptions(const QuantizationSettings& from, ModelSettings& to) {
+Result<void> read_exceptions(const QuantizationSettings& from, ModelSettings& to, base::MatchBudget& budget) {
   to.member = "dynamic";
   const nlohmann::json* dynamic = find_member(from.object, {"dynamic"});
   if (dynamic == nullptr) return {};
@@ -49,16 +49,16 @@ Result<void> read_exceptions(const QuantizationSettings& from, ModelSettings& to
   for (const std::string& key : from.keys_in_order("dynamic")) {
     const bool marked = key.starts_with("-:") || key.starts_with("+:");
     const std::string subject = fmt::format("{}: dynamic {}", to.subject, base::printable(key));
-    Result<base::NamePattern> pattern = base::NamePattern::compile(marked ? key.substr(2) : key);
+    Result<base::NamePattern> pattern = base::NamePattern::compile(marked ? key.substr(2) : key, budget);
     if (!pattern) return unsupported("{}: {}", subject, pattern.error().message);
-    LayerException exception{.key = key, .pattern = std::move(*pattern), .settings = to.common};
+    LayerException exception{.key = key, .settings = to.common};
     exception.excluded = key.starts_with("-:");
     if (!exception.excluded) {
       const nlohmann::json& own = dynamic->at(key);
       if (!own.is_object()) return invalid_data("{} must be an object", subject);
       if (Result<void> read = read_layer_settings(own, subject, exception.settings); !read) return read;
     }
-    to.exceptions.push_back(std::move(exception));
+    to.by_pattern.push_back({.pattern = std::move(*pattern), .exception = std::move(exception)});
   }
   return {};
 }
@@ -74,7 +74,7 @@ ZeroRule v1_rule(const nlohmann::json& object) {
   return name.find("gptqmodel") != std::string::npos ? ZeroRule::kWholeWord : ZeroRule::kNibble;
 }
 
-Result<GptqSettings> parse_settings(const QuantizationSettings& from) {
+Result<GptqSettings> parse_settings(const QuantizationSettings& from, base::MatchBudget& budget) {
   GptqSettings settings;
   settings.format = kGptqFormat.name;
   settings.layers.subject = from.subject;
@@ -94,7 +94,7 @@ Result<GptqSettings> parse_settings(const QuantizationSettings& from) {
     return unsupported("{}: pack_dtype {} is not read, only int32. {}", subject, base::printable(type), kWayOut);
   if (Result<void> read = read_layer_settings(object, subject, settings.layers.common); !read) return read.error();
   if (!settings.layers.common.bits) return invalid_data("{}: has no bits", subject);
-  if (Result<void> read = read_exceptions(from, settings.layers); !read) return read.error();
+  if (Result<void> read = read_exceptions(from, settings.layers, budget); !read) return read.error();
   return settings;
 }
 
@@ -198,8 +198,9 @@ Result<void> find_group_size(const GptqSettings& settings, const LayerSettings& 
   return {};
 }
 
-Result<GptqLayer> find_layer(const ModelFiles& model, const GptqSettings& settings, const std::string& name) {
-  const Result<LayerSettings> own = settings.layers.of(name);
+Result<GptqLayer> find_layer(const ModelFiles& model, const GptqSettings& settings, const std::string& name,
+                             base::MatchBudget& budget) {
+  const Result<LayerSettings> own = settings.layers.of(name, budget);
   if (!own) return own.error();
   GptqLayer layer;
   layer.codes = model.find(name + kCodes);
@@ -286,7 +287,8 @@ class GptqCheckpoint final : public LayerCheckpoint {
     return kSuffixes;
   }
   Result<QuantizedWeight> read_codes(const LayerInfo& info) const override {
-    Result<GptqLayer> layer = find_layer(model(), settings_, info.name);
+    base::MatchBudget budget;  // which this layer did not spend when all were found
+    Result<GptqLayer> layer = find_layer(model(), settings_, info.name, budget);
     if (!layer) return layer.error();
     QuantizedWeight weight = empty_weight(info);
     Result<std::vector<uint8_t>> codes = unpack_codes(*layer);
@@ -320,19 +322,21 @@ bool recognizes_gptq(const ModelFiles& model) {
 Result<std::unique_ptr<Checkpoint>> open_gptq(std::shared_ptr<const ModelFiles> model) {
   const Result<QuantizationSettings> found = find_quantization_settings(*model, kOwnConfigFile);
   if (!found) return found.error();
-  Result<GptqSettings> settings = parse_settings(*found);
+  base::MatchBudget budget;
+  Result<GptqSettings> settings = parse_settings(*found, budget);
   if (!settings) return settings.error();
-  return open_gptq_tensors(std::move(model), std::move(*settings));
+  return open_gptq_tensors(std::move(model), std::move(*settings), budget);
 }
 
 }  // namespace
 
-Result<std::unique_ptr<Checkpoint>> open_gptq_tensors(std::shared_ptr<const ModelFiles> model, GptqSettings settings) {
+Result<std::unique_ptr<Checkpoint>> open_gptq_tensors(std::shared_ptr<const ModelFiles> model, GptqSettings settings,
+                                                      base::MatchBudget& budget) {
   std::vector<std::string> warnings = settings.warnings;
   bool asymmetric = false;
   Result<std::vector<LayerInfo>> layers =
       list_layers(*model, kCodes, settings.format, [&](const std::string& name) -> Result<LayerInfo> {
-        const Result<GptqLayer> layer = find_layer(*model, settings, name);
+        const Result<GptqLayer> layer = find_layer(*model, settings, name, budget);
         if (!layer) return layer.error();
         warnings.insert(warnings.end(), layer->warnings.begin(), layer->warnings.end());
         asymmetric |= !layer->zeros.empty();

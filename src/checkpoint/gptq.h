@@ -27,6 +27,8 @@ struct GptqSettings {
   std::vector<std::string> warnings;  // to begin the checkpoint's with
 };
 
-Result<std::unique_ptr<Checkpoint>> open_gptq_tensors(std::shared_ptr<const ModelFiles> model, GptqSettings settings);
+// `budget` is what matching names may cost yet.
+Result<std::unique_ptr<Checkpoint>> open_gptq_tensors(std::shared_ptr<const ModelFiles> model, GptqSettings settings,
+                                                      base::MatchBudget& budget);
 
 }  // namespace nybble::checkpoint

@@ -21,20 +21,6 @@ bool is_default_quantized(const std::string& tensor_name, int rank) {
 namespace checkpoint {
 namespace {
 
-Result<std::vector<base::NamePattern>> compile_all(const std::vector<std::string>& texts) {
-  std::vector<base::NamePattern> patterns;
-  for (const std::string& text : texts) {
-    Result<base::NamePattern> pattern = base::NamePattern::compile(text);
-    if (!pattern) return pattern.error();
-    patterns.push_back(std::move(*pattern));
-  }
-  return patterns;
-}
-
-bool any_found(const std::vector<base::NamePattern>& patterns, const std::string& name) {
-  return std::any_of(patterns.begin(), patterns.end(), [&](const base::NamePattern& p) { return p.found_in(name); });
-}
-
 // Some models (GPT-2's Conv1D) store a linear layer's weight transposed. Their bias gives them away where n is not k.
 bool looks_transposed(const ModelFiles& model, const TensorRef& weight, const std::string& layer) {
   const TensorRef bias = model.find(layer + ".bias");
@@ -54,17 +40,18 @@ std::string fitting_groups(int64_t k) {
 }  // namespace
 
 Result<LayerChoice> choose_layers(const ModelFiles& model, const QuantizeModelOptions& options) {
-  const Result<std::vector<base::NamePattern>> include = compile_all(options.include);
+  base::MatchBudget budget;
+  const Result<std::vector<base::NamePattern>> include = base::NamePattern::compile_all(options.include, budget);
   if (!include) return include.error();
-  const Result<std::vector<base::NamePattern>> exclude = compile_all(options.exclude);
+  const Result<std::vector<base::NamePattern>> exclude = base::NamePattern::compile_all(options.exclude, budget);
   if (!exclude) return exclude.error();
   LayerChoice choice;
   for (const TensorRef& tensor : model.tensors()) {
     const std::string layer(layer_of(tensor->name, ".weight"));
     if (layer.empty()) continue;
     const bool wanted = (include->empty() ? is_default_quantized(tensor->name, static_cast<int>(tensor->shape.size()))
-                                          : any_found(*include, layer)) &&
-                        !any_found(*exclude, layer);
+                                          : base::any_found_in(*include, layer, budget)) &&
+                        !base::any_found_in(*exclude, layer, budget);
     if (is_dense_layer(model, layer)) {
       if (wanted)
         choice.chosen.push_back(dense_layer_info(model, layer));
@@ -77,6 +64,7 @@ Result<LayerChoice> choose_layers(const ModelFiles& model, const QuantizeModelOp
           tensor.where(), shape_text(tensor->shape), tensor->shape[1]);
     }
   }
+  if (Result<void> fine = budget.check("the include and exclude expressions"); !fine) return fine.error();
   if (choice.chosen.empty())
     return invalid_argument(
         "{}: none of its {} 2-D float weights is chosen; the default leaves out names with embed, norm or "

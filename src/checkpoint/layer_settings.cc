@@ -41,15 +41,18 @@ Result<void> read_layer_settings(const nlohmann::json& object, const std::string
   return read_flag(object, "desc_act", subject, to.act_order);
 }
 
-bool LayerException::matches(const std::string& layer) const {
-  if (!pattern) return key == layer;
-  return anywhere ? pattern->found_in(layer) : pattern->matches_start(layer);
+const LayerException* ModelSettings::exception_of(const std::string& layer, base::MatchBudget& budget) const {
+  if (const auto named = by_name.find(layer); named != by_name.end()) return &named->second;
+  const auto found = std::find_if(by_pattern.begin(), by_pattern.end(), [&](const PatternException& candidate) {
+    return candidate.anywhere ? candidate.pattern.found_in(layer, budget)
+                              : candidate.pattern.matches_start(layer, budget);
+  });
+  return found == by_pattern.end() ? nullptr : &found->exception;
 }
 
-Result<LayerSettings> ModelSettings::of(const std::string& layer) const {
-  const auto found = std::find_if(exceptions.begin(), exceptions.end(),
-                                  [&](const LayerException& exception) { return exception.matches(layer); });
-  const LayerException* exception = found == exceptions.end() ? nullptr : &*found;
+Result<LayerSettings> ModelSettings::of(const std::string& layer, base::MatchBudget& budget) const {
+  const LayerException* exception = exception_of(layer, budget);
+  if (Result<void> fine = budget.check(fmt::format("{}: {}", subject, member)); !fine) return fine.error();
   if (exception != nullptr && exception->excluded)
     return invalid_data("{}: layer {} is stored in 4 bits, but {} {} says that it is not quantized", subject,
                         base::printable(layer), member, base::printable(exception->key));

@@ -1,6 +1,7 @@
 // What the settings of GPTQ, AWQ and AutoRound say of one layer: their common words, and exceptions by name.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,15 +20,18 @@ struct LayerSettings {
 // Reads these out of an object under the names that any of the methods uses; what it does not name stays as it is.
 Result<void> read_layer_settings(const nlohmann::json& object, const std::string& subject, LayerSettings& to);
 
-// Layers with settings of their own, or that are not quantized: by a whole name, or by a pattern.
+// Layers with settings of their own, or that are not quantized.
 struct LayerException {
-  std::string key;                           // as the settings have it, for errors; of a whole name that name
-  std::optional<base::NamePattern> pattern;  // none: `key` is the layer's name
-  bool anywhere = false;                     // the pattern may match within the name, not only from its beginning
+  std::string key;  // as the settings have it, for errors
   bool excluded = false;
   LayerSettings settings;
+};
 
-  bool matches(const std::string& layer) const;
+// The same of all layers that an expression matches.
+struct PatternException {
+  base::NamePattern pattern;
+  bool anywhere = false;  // it may match within the name, not only from its beginning
+  LayerException exception;
 };
 
 struct ModelSettings {
@@ -35,10 +39,14 @@ struct ModelSettings {
   std::string member;   // that lists the exceptions
   std::string way_out;  // what to do with a model that is not in 4 bits: a whole sentence
   LayerSettings common;
-  std::vector<LayerException> exceptions;  // the first that matches decides
+  std::map<std::string, LayerException> by_name;  // whole names of layers, which come before every pattern
+  std::vector<PatternException> by_pattern;       // the first that matches decides
 
-  // Of a layer that is stored in 4 bits. Refuses other bits, and a layer that is not to be quantized.
-  Result<LayerSettings> of(const std::string& layer) const;
+  // nullptr where there is none, or where the budget is spent.
+  const LayerException* exception_of(const std::string& layer, base::MatchBudget& budget) const;
+  // Of a layer that is stored in 4 bits. Refuses other bits, and a layer that is not to be quantized. `budget` is
+  // common to all layers of a model.
+  Result<LayerSettings> of(const std::string& layer, base::MatchBudget& budget) const;
 };
 
 }  // namespace nybble::checkpoint

@@ -162,21 +162,16 @@ class ModelWriter {
 
   // Which layers take the target's form, and which are or become dense.
   Result<void> choose() {
-    std::vector<base::NamePattern> include, exclude;
-    for (const auto& [texts, patterns] : {std::pair(&options_.include, &include), {&options_.exclude, &exclude}})
-      for (const std::string& text : *texts) {
-        Result<base::NamePattern> pattern = base::NamePattern::compile(text);
-        if (!pattern) return pattern.error();
-        patterns->push_back(std::move(*pattern));
-      }
-    const auto found = [](const std::vector<base::NamePattern>& patterns, const std::string& name) {
-      return std::any_of(patterns.begin(), patterns.end(),
-                         [&](const base::NamePattern& pattern) { return pattern.found_in(name); });
-    };
+    base::MatchBudget budget;
+    const Result<std::vector<base::NamePattern>> include = base::NamePattern::compile_all(options_.include, budget);
+    if (!include) return include.error();
+    const Result<std::vector<base::NamePattern>> exclude = base::NamePattern::compile_all(options_.exclude, budget);
+    if (!exclude) return exclude.error();
     size_t stored = 0;
     for (const LayerInfo& layer : checkpoint_.layers()) {
       stored += layer.quantized ? 1 : 0;
-      if (layer.quantized && (include.empty() || found(include, layer.name)) && !found(exclude, layer.name)) {
+      if (layer.quantized && (include->empty() || base::any_found_in(*include, layer.name, budget)) &&
+          !base::any_found_in(*exclude, layer.name, budget)) {
         chosen_.insert(layer.name);
         quantized_.push_back(layer);
         written_.quantized.push_back(layer.name);
@@ -184,6 +179,7 @@ class ModelWriter {
         written_.ignored.push_back(layer.name);
       }
     }
+    if (Result<void> fine = budget.check("the include and exclude expressions"); !fine) return fine;
     if (source_.files && has_shared_head(*source_.files) && !chosen_.contains("lm_head") &&
         std::find(written_.ignored.begin(), written_.ignored.end(), "lm_head") == written_.ignored.end())
       written_.ignored.push_back("lm_head");

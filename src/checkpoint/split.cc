@@ -35,16 +35,6 @@ bool is_fused(std::string_view layer) {
   return false;
 }
 
-Result<std::vector<base::NamePattern>> compile(const std::vector<std::string>& texts) {
-  std::vector<base::NamePattern> patterns;
-  for (const std::string& text : texts) {
-    Result<base::NamePattern> pattern = base::NamePattern::compile(text);
-    if (!pattern) return pattern.error();
-    patterns.push_back(std::move(*pattern));
-  }
-  return patterns;
-}
-
 Result<void> check_column(const LayerInfo& layer, int ranks) {
   const int64_t step = ranks * (layer.quantized ? kZerosPerWord : 1);
   if (layer.n % step == 0) return {};
@@ -263,23 +253,21 @@ Result<SplitPlan> plan_split(const Checkpoint& model, const nlohmann::json& conf
   constexpr int kMaxRanks = 1024;
   if (options.ranks < 2 || options.ranks > kMaxRanks)
     return invalid_argument("a model is split among 2 to {} ranks, not {}", kMaxRanks, options.ranks);
-  const Result<std::vector<base::NamePattern>> replicate = compile(options.replicate), column = compile(options.column),
-                                               row = compile(options.row);
+  base::MatchBudget budget;
+  const auto replicate = base::NamePattern::compile_all(options.replicate, budget),
+             column = base::NamePattern::compile_all(options.column, budget),
+             row = base::NamePattern::compile_all(options.row, budget);
   for (const auto* patterns : {&replicate, &column, &row})
     if (!*patterns) return patterns->error();
-  const auto named = [](const Result<std::vector<base::NamePattern>>& patterns, const std::string& name) {
-    return std::any_of(patterns->begin(), patterns->end(),
-                       [&](const base::NamePattern& pattern) { return pattern.found_in(name); });
-  };
   SplitPlan plan{.ranks = options.ranks};
   for (const LayerInfo& layer : model.layers()) {
     const std::string_view last = std::string_view(layer.name).substr(layer.name.rfind('.') + 1);
     Split split = Split::kNone;
-    if (named(replicate, layer.name))
+    if (base::any_found_in(*replicate, layer.name, budget))
       split = Split::kNone;
-    else if (named(column, layer.name))
+    else if (base::any_found_in(*column, layer.name, budget))
       split = Split::kColumn;
-    else if (named(row, layer.name))
+    else if (base::any_found_in(*row, layer.name, budget))
       split = Split::kRow;
     else if (is_fused(layer.name))
       return unsupported(
@@ -296,6 +284,7 @@ Result<SplitPlan> plan_split(const Checkpoint& model, const nlohmann::json& conf
       if (Result<void> fits = check_row(layer, options.ranks); !fits) return fits.error();
     plan.layers[layer.name] = split;
   }
+  if (Result<void> fine = budget.check("the rules for names of layers"); !fine) return fine.error();
   if (plan.names(Split::kColumn).empty() || plan.names(Split::kRow).empty())
     return invalid_argument(
         "the rules split {} layers by output and {} by input features of {}, and a part of a model needs both kinds; "

@@ -125,7 +125,8 @@ TEST_F(Tuning, LeavesOutKernelsWhoseEstimatesAreFarOff) {
 TEST_F(Tuning, TriesKernelsOfSuchNamesOnly) {
   const Problem problem = *parse_problem("m4 n4096 k4096 bf16 g128");
   KernelChoice choice = kAll;
-  choice.names = *base::NamePattern::compile("gemm_.*t128x|dequantize");
+  base::MatchBudget budget;
+  choice.names = *base::NamePattern::compile("gemm_.*t128x|dequantize", budget);
   const Candidates named = candidates(problem, Device::h200(), choice);
   ASSERT_GE(named.kernels.size(), 2u);
   EXPECT_LT(named.kernels.size(), candidates(problem, Device::h200(), kAll).kernels.size());
@@ -135,7 +136,7 @@ TEST_F(Tuning, TriesKernelsOfSuchNamesOnly) {
   choice.within = 1;
   EXPECT_THAT(candidates(problem, Device::h200(), choice).kernels, ElementsAre(named.kernels[0]));
 
-  choice.names = *base::NamePattern::compile("cpu_reference");
+  choice.names = *base::NamePattern::compile("cpu_reference", budget);
   TuningFile file(kRun, bench_.device());
   const Result<TuneReport> report =
       tune(bench_, {{{256, 512, ""}}, {4}, kWork.format, kWork.act}, with(choice), file, ignore);

@@ -1,6 +1,7 @@
 // Files that lie, each made here, each opened and checked in a process of its own: the right refusal, in words that
 // name the file and what is wrong in it, within five seconds and without memory that the file's own size does not
 // explain. safetensors_test.cc, model_files_test.cc and gguf_test.cc hold what needs no such watch.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -357,7 +358,7 @@ const BadSetting kBadSettings[] = {
     {"gptq", "/dynamic", R"({"+:l":{"bits":8}})", kUnread, "bits is 8"},
     {"gptq", "/dynamic", R"({"+:l":{"group_size":0}})", kBad, "group_size is '0'"},
     {"gptq", "/dynamic", R"({"+:(":{}})", kUnread, "no regular expression"},
-    {"gptq", "/dynamic", R"({"+:(a)\\1":{}})", kUnread, "no regular expression"},
+    {"gptq", "/dynamic", R"({"+:a{2,1}":{}})", kUnread, "no regular expression"},
     {"awq", "/bits", "8", kUnread, "bits is 8"},
     {"awq", "/bits", "null", kBad, "has no bits"},
     {"awq", "/bits", "{}", kBad, "bits is"},
@@ -428,6 +429,68 @@ TEST(HostileFiles, EverySettingThatHasNoMeaningIsRefusedByName) {
     const TempFolder folder;
     model.write(folder.path());
     expect_refused_within_bounds(folder.path(), folder.path(), bad.code, HasSubstr(bad.words));
+  }
+}
+
+// The model's first layer under many names, each as long as those of experts.
+Model with_layers(const Model& model, const std::string& layer, int count) {
+  Model many{model.name, {}, model.config};
+  for (const TestTensor& tensor : model.parts.tensors)
+    for (int i = 0; tensor.name.starts_with(layer + ".") && i < count; ++i) {
+      many.parts.tensors.push_back(tensor);
+      many.parts.tensors.back().name =
+          fmt::format("model.layers.{}.mlp.experts.{}.down_proj", i / 64, i % 64) + tensor.name.substr(layer.size());
+    }
+  return many;
+}
+
+// One expression is bounded by itself; these are many over many layers, or one that looks ahead within looking ahead.
+TEST(HostileFiles, NamesAndExpressionsHaveOneBoundTogether) {
+  constexpr int kLayers = 2000;
+  const Model gptq_layers = with_layers(gptq(), "l", kLayers), awq_layers = with_layers(awq(), "l", kLayers),
+              ct_layers = with_layers(fixture("ct_group_symmetric"), "layers.0.proj", kLayers);
+  Model autoround = gptq_layers;
+  autoround.config = json::parse(R"({"quantization_config":{"quant_method":"auto-round","bits":4,"group_size":16,
+                                     "sym":false,"packing_format":"auto_round:auto_gptq"}})");
+  std::string ahead = "q";
+  for (int i = 0; i < 20; ++i) ahead = "(?=.*" + ahead + ")";
+  const auto list = [](int count, const std::string& text) {
+    json words = json::array();
+    for (int i = 0; i < count; ++i) words.push_back(text + std::to_string(i));
+    return words;
+  };
+  const auto object = [](const json& keys, const json& value) {
+    json members = json::object();
+    for (const json& key : keys) members[key.get<std::string>()] = value;
+    return members;
+  };
+  const json ct_group = ct_layers.config["quantization_config"]["config_groups"]["group_0"];
+  const struct {
+    const char* what;
+    const Model& model;
+    const char* member;
+    json value;
+  } cases[] = {
+      {"GPTQ, many", gptq_layers, "dynamic", object(list(3000, "+:.*(a|b)+z"), json::object())},
+      {"GPTQ, one", gptq_layers, "dynamic", object({ahead + ".*y"}, json::object())},
+      {"GPTQ, large ones", gptq_layers, "dynamic", object(list(1000, "(?:ab){1000}"), json::object())},
+      {"AutoRound, many", autoround, "extra_config", object(list(3000, ".*(a|b)+z"), {{"bits", 4}})},
+      {"AutoRound, one", autoround, "extra_config", object({ahead + ".*y"}, {{"bits", 4}})},
+      {"AutoRound, blocks", autoround, "block_name_to_quantize", list(40'000, "x")},
+      {"AWQ", awq_layers, "modules_to_not_convert", list(40'000, "x")},
+      {"compressed-tensors, ignore", ct_layers, "ignore", list(3000, "re:.*(a|b)+z")},
+      {"compressed-tensors, one", ct_layers, "ignore", {"re:" + ahead + ".*y"}},
+      {"compressed-tensors, groups", ct_layers, "config_groups", object(list(2000, "g"), ct_group)},
+  };
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.what);
+    Model model = c.model;
+    const TempFolder sound, folder;
+    model.write(sound.path());
+    EXPECT_TRUE(judge(sound.path()).accepted) << judge(sound.path()).message;
+    settings_of(model)[c.member] = c.value;
+    model.write(folder.path());
+    expect_refused_within_bounds(folder.path(), folder.path(), kUnread, HasSubstr("takes more than 50000000 steps"));
   }
 }
 
