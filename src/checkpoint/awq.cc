@@ -207,18 +207,27 @@ Result<std::vector<uint8_t>> unpack_fast(const AwqLayer& layer) {
   return codes;
 }
 
+// Integer zero points [n, groups].
+Result<std::vector<uint8_t>> read_zeros(const AwqLayer& layer, AwqVersion version) {
+  return version == AwqVersion::kGemm ? unpack_interleaved(layer.zeros, layer.n, layer.groups)
+                                      : unpack_rows(layer.zeros, layer.groups);
+}
+
 class AwqCheckpoint final : public LayerCheckpoint {
  public:
+  // `all_symmetric`: zero points are stored, but all of them are the symmetric one.
   AwqCheckpoint(std::shared_ptr<const ModelFiles> model, std::vector<LayerInfo> layers, AwqSettings settings,
-                std::vector<std::string> warnings)
+                bool all_symmetric, std::vector<std::string> warnings)
       : LayerCheckpoint(std::move(model), std::move(layers)),
         settings_(std::move(settings)),
+        all_symmetric_(all_symmetric),
         warnings_(std::move(warnings)) {}
 
   std::string format() const override { return settings_.format; }
   std::string convention() const override {
-    return fmt::format("AWQ's tensors, as the configuration says in version {}; {} layers, {} dense ones",
-                       version_words(settings_.version), quantized_count(), dense_count());
+    return fmt::format("AWQ's tensors, as the configuration says in version {}; {} layers, {} dense ones{}",
+                       version_words(settings_.version), quantized_count(), dense_count(),
+                       all_symmetric_ ? kAllSymmetric : "");
   }
   std::vector<std::string> warnings() const override { return warnings_; }
 
@@ -248,15 +257,15 @@ class AwqCheckpoint final : public LayerCheckpoint {
       weight.float_zeros = arranged(*offsets, layer->n, layer->groups, layer->row_stride, layer->group_stride);
       return weight;
     }
-    Result<std::vector<uint8_t>> zeros =
-        gemm ? unpack_interleaved(layer->zeros, layer->n, layer->groups) : unpack_rows(layer->zeros, layer->groups);
+    Result<std::vector<uint8_t>> zeros = read_zeros(*layer, settings_.version);
     if (!zeros) return zeros.error();
-    weight.int_zeros = std::move(*zeros);
+    if (info.format.zero_kind == ZeroKind::kInt || !are_symmetric(*zeros)) weight.int_zeros = std::move(*zeros);
     return weight;
   }
 
  private:
   AwqSettings settings_;
+  bool all_symmetric_;
   std::vector<std::string> warnings_;
 };
 
@@ -329,10 +338,18 @@ Result<std::unique_ptr<Checkpoint>> open_awq(std::shared_ptr<const ModelFiles> m
 Result<std::unique_ptr<Checkpoint>> open_awq_tensors(std::shared_ptr<const ModelFiles> model, AwqSettings settings,
                                                      base::MatchBudget& budget) {
   Contradictions zeros, dense;
+  bool has_zeros = false, asymmetric = false;
   Result<std::vector<LayerInfo>> layers =
       list_layers(*model, kCodes, settings.format, [&](const std::string& name) -> Result<LayerInfo> {
         const Result<AwqLayer> layer = find_layer(*model, settings, name, budget);
         if (!layer) return layer.error();
+        has_zeros |= static_cast<bool>(layer->zeros);
+        asymmetric |= layer->has_offsets;
+        if (layer->zeros && !asymmetric) {
+          const Result<std::vector<uint8_t>> stored = read_zeros(*layer, settings.version);
+          if (!stored) return stored.error();
+          asymmetric = !are_symmetric(*stored);
+        }
         if (layer->zeros && layer->said_symmetric) zeros.see(name);
         const bool said_dense =
             std::any_of(settings.not_converted.begin(), settings.not_converted.end(), [&](const std::string& part) {
@@ -348,10 +365,11 @@ Result<std::unique_ptr<Checkpoint>> open_awq_tensors(std::shared_ptr<const Model
       });
   if (!layers) return layers.error();
   std::vector<std::string> warnings = std::move(settings.warnings);
-  zeros.warn(settings, "zero_point is false, but zero points are stored and used", warnings);
+  if (!asymmetric) list_as_symmetric(*layers);
+  if (asymmetric) zeros.warn(settings, "zero_point is false, but zero points are stored and used", warnings);
   dense.warn(settings, "modules_to_not_convert names layers that are stored in 4 bits and read so", warnings);
-  return std::unique_ptr<Checkpoint>(
-      std::make_unique<AwqCheckpoint>(std::move(model), std::move(*layers), std::move(settings), std::move(warnings)));
+  return std::unique_ptr<Checkpoint>(std::make_unique<AwqCheckpoint>(
+      std::move(model), std::move(*layers), std::move(settings), has_zeros && !asymmetric, std::move(warnings)));
 }
 
 const Format kAwqFormat = {"awq", recognizes_awq, open_awq};

@@ -263,10 +263,12 @@ Result<std::vector<uint8_t>> unpack_codes(const GptqLayer& layer) {
 
 class GptqCheckpoint final : public LayerCheckpoint {
  public:
+  // `all_symmetric`: settings say that layers have zero points, but all of these are the symmetric one.
   GptqCheckpoint(std::shared_ptr<const ModelFiles> model, std::vector<LayerInfo> layers, GptqSettings settings,
-                 std::vector<std::string> warnings)
+                 bool all_symmetric, std::vector<std::string> warnings)
       : LayerCheckpoint(std::move(model), std::move(layers)),
         settings_(std::move(settings)),
+        all_symmetric_(all_symmetric),
         warnings_(std::move(warnings)) {}
 
   std::string format() const override { return settings_.format; }
@@ -276,8 +278,8 @@ class GptqCheckpoint final : public LayerCheckpoint {
              "it is symmetric";
     return fmt::format(
         "GPTQ's tensors in format {}, as the configuration says: zero points of asymmetric layers are read {}; "
-        "symmetric layers by their zero points, all 7 or all 8",
-        settings_.stated, rule_words(settings_.rule));
+        "symmetric layers by their zero points, all 7 or all 8{}",
+        settings_.stated, rule_words(settings_.rule), all_symmetric_ ? kAllSymmetric : "");
   }
   std::vector<std::string> warnings() const override { return warnings_; }
 
@@ -297,13 +299,15 @@ class GptqCheckpoint final : public LayerCheckpoint {
     const Result<FloatArray> scales = read_finite_floats(layer->scales);
     if (!scales) return scales.error();
     weight.scales = arranged(*scales, layer->n, layer->groups, 1, layer->n);
-    weight.int_zeros = std::move(layer->zeros);
+    if (info.format.zero_kind == ZeroKind::kInt || !are_symmetric(layer->zeros))
+      weight.int_zeros = std::move(layer->zeros);
     weight.k_order = std::move(layer->order);
     return weight;
   }
 
  private:
   GptqSettings settings_;
+  bool all_symmetric_;
   std::vector<std::string> warnings_;
 };
 
@@ -333,13 +337,14 @@ Result<std::unique_ptr<Checkpoint>> open_gptq(std::shared_ptr<const ModelFiles> 
 Result<std::unique_ptr<Checkpoint>> open_gptq_tensors(std::shared_ptr<const ModelFiles> model, GptqSettings settings,
                                                       base::MatchBudget& budget) {
   std::vector<std::string> warnings = settings.warnings;
-  bool asymmetric = false;
+  bool has_zeros = false, asymmetric = false;
   Result<std::vector<LayerInfo>> layers =
       list_layers(*model, kCodes, settings.format, [&](const std::string& name) -> Result<LayerInfo> {
         const Result<GptqLayer> layer = find_layer(*model, settings, name, budget);
         if (!layer) return layer.error();
         warnings.insert(warnings.end(), layer->warnings.begin(), layer->warnings.end());
-        asymmetric |= !layer->zeros.empty();
+        has_zeros |= !layer->zeros.empty();
+        asymmetric |= !are_symmetric(layer->zeros);
         return quantized_layer_info(*model, name, layer->codes, layer->n, layer->k,
                                     {.scale_dtype = *float_type(layer->scales->type),
                                      .zero_kind = layer->zeros.empty() ? ZeroKind::kNone : ZeroKind::kInt,
@@ -347,12 +352,13 @@ Result<std::unique_ptr<Checkpoint>> open_gptq_tensors(std::shared_ptr<const Mode
                                      .k_order = !layer->order.empty()});
       });
   if (!layers) return layers.error();
+  if (!asymmetric) list_as_symmetric(*layers);
   if (asymmetric && settings.rule != ZeroRule::kTrue)
     warnings.push_back(fmt::format(
         "{}: asymmetric layers in format {}: libraries differ where a zero point is 0 or 16; they are read {}",
         settings.layers.subject, settings.stated, rule_words(settings.rule)));
-  return std::unique_ptr<Checkpoint>(
-      std::make_unique<GptqCheckpoint>(std::move(model), std::move(*layers), std::move(settings), std::move(warnings)));
+  return std::unique_ptr<Checkpoint>(std::make_unique<GptqCheckpoint>(
+      std::move(model), std::move(*layers), std::move(settings), has_zeros && !asymmetric, std::move(warnings)));
 }
 
 const Format kGptqFormat = {"gptq", recognizes_gptq, open_gptq};

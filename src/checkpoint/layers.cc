@@ -86,6 +86,15 @@ Result<std::vector<LayerInfo>> list_layers(const ModelFiles& model, std::string_
   return layers;
 }
 
+bool are_symmetric(std::span<const uint8_t> zeros) {
+  return std::all_of(zeros.begin(), zeros.end(), [](uint8_t zero) { return zero == 8; });
+}
+
+void list_as_symmetric(std::vector<LayerInfo>& layers) {
+  for (LayerInfo& layer : layers)
+    if (layer.quantized && layer.format.zero_kind == ZeroKind::kInt) layer.format.zero_kind = ZeroKind::kNone;
+}
+
 bool is_of_method(const ModelFiles& model, std::string_view method, std::string_view suffix) {
   const nlohmann::json& settings = model.quantization_config();
   if (!settings.is_null()) return string_member(settings, "quant_method") == method;

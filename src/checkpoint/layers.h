@@ -36,6 +36,13 @@ QuantizedWeight empty_weight(const LayerInfo& layer);
 // any such tensor is an error; `method` is what it says it is.
 Result<std::vector<LayerInfo>> list_layers(const ModelFiles& model, std::string_view suffix, std::string_view method,
                                            const std::function<Result<LayerInfo>(const std::string& layer)>& info_of);
+// Zero points of 8 alone add nothing to (code - 8) * scale, and cost kernels time and memory. They are dropped where a
+// model has no others: of single layers they stay, because runtimes fuse layers into one and want one format of them.
+bool are_symmetric(std::span<const uint8_t> zeros);
+void list_as_symmetric(std::vector<LayerInfo>& layers);  // those listed with integer zero points
+// For the convention of a model in which that was done.
+inline constexpr char kAllSymmetric[] =
+    "; the zero points that there are say 8, the symmetric one, everywhere, so that all layers are read as symmetric";
 // Whether the settings in config.json name this method; without settings, whether any tensor ends in `suffix`.
 bool is_of_method(const ModelFiles& model, std::string_view method, std::string_view suffix);
 

@@ -33,6 +33,46 @@ TEST(Awq, WithoutZeroPointsTheyAre8) {
   EXPECT_EQ(dequantize(*weight)[0], -8.0f);
 }
 
+// Zero points of 8 are dropped where the model has no others, and the weights stay what they were, bit for bit.
+TEST(Awq, ZeroPointsOf8AloneAreSymmetric) {
+  using ::testing::HasSubstr, ::testing::IsEmpty, ::testing::Not;
+  const auto named = [](const std::string& name, std::vector<uint32_t> zeros) {
+    Tensors tensors = layer();
+    for (TestTensor& tensor : tensors) {
+      tensor.name = name + tensor.name.substr(1);
+      if (tensor.name.ends_with("qzeros")) tensor.bytes = i32(zeros);
+    }
+    return tensors;
+  };
+  const std::vector<uint32_t> eights = {0x88888888, 0x88888888}, others = {0x88888888, 0x88888887};
+  const Tensors symmetric = named("l", eights);
+  for (const char* zero_point : {"true", "false"}) {
+    const TestModel model(symmetric, config(R"("bits":4,"group_size":1,"zero_point":)" + std::string(zero_point)));
+    const auto checkpoint = model.open();
+    ASSERT_TRUE(checkpoint) << checkpoint.error().message;
+    EXPECT_EQ((*checkpoint)->layers()[0].format.zero_kind, ZeroKind::kNone);
+    EXPECT_THAT((*checkpoint)->convention(), HasSubstr("say 8, the symmetric one"));
+    EXPECT_THAT((*checkpoint)->warnings(), IsEmpty());
+    EXPECT_TRUE((*checkpoint)->check({}));
+    const auto weight = (*checkpoint)->read_quantized("l");
+    ASSERT_TRUE(weight) << weight.error().message;
+    QuantizedWeight with_zeros = *weight;
+    with_zeros.zero_kind = ZeroKind::kInt;
+    with_zeros.int_zeros.assign(16, 8);
+    EXPECT_EQ(dequantize(*weight), dequantize(with_zeros));
+  }
+  // One zero point of one layer, and every layer keeps them.
+  Tensors both = named("a", eights);
+  for (const TestTensor& tensor : named("b", others)) both.push_back(tensor);
+  const TestModel model(both, kConfig);
+  const auto checkpoint = model.open();
+  ASSERT_TRUE(checkpoint) << checkpoint.error().message;
+  EXPECT_THAT((*checkpoint)->convention(), Not(HasSubstr("symmetric")));
+  for (const LayerInfo& info : (*checkpoint)->layers()) EXPECT_EQ(info.format.zero_kind, ZeroKind::kInt) << info.name;
+  EXPECT_EQ((*checkpoint)->read_quantized("a")->int_zeros, std::vector<uint8_t>(16, 8));
+  EXPECT_EQ((*checkpoint)->read_quantized("b")->int_zeros[1], 7);
+}
+
 // A model says what contradicts itself, and is read as it is stored.
 TEST(Awq, WarnsOfContradictions) {
   using ::testing::AllOf, ::testing::ElementsAre, ::testing::HasSubstr, ::testing::IsEmpty;

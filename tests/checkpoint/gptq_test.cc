@@ -71,6 +71,33 @@ TEST(Gptq, WithoutSymTheStoredZerosDecide) {
   }
 }
 
+// Asymmetric by the configuration, but every zero point is 8 once it is read as its writer meant it: nothing is left to
+// warn of, and no zero points to multiply with.
+TEST(Gptq, ZeroPointsOf8AloneAreSymmetric) {
+  const struct {
+    uint32_t word;
+    const char* settings;
+  } cases[] = {{0x77777777, ""},
+               {0x77777777, R"(,"meta":{"quantizer":["gptqmodel:7.7.0"]})"},
+               {0x77777777, R"(,"autoround_version":"0.9")"},
+               {0x88888888, R"(,"format":"gptq_v2")"}};
+  for (const auto& [word, settings] : cases) {
+    SCOPED_TRACE(settings);
+    // n = 2: what stands in the words' other nibbles is no zero point.
+    const TestModel model(with(layer(), zeros({word, word & 0xFF})),
+                          config(R"("group_size":8,"sym":false)" + std::string(settings)));
+    const auto checkpoint = model.open();
+    ASSERT_TRUE(checkpoint) << checkpoint.error().message;
+    EXPECT_EQ((*checkpoint)->layers()[0].format.zero_kind, ZeroKind::kNone);
+    EXPECT_THAT((*checkpoint)->convention(), HasSubstr("say 8, the symmetric one"));
+    EXPECT_THAT((*checkpoint)->warnings(), IsEmpty());
+    EXPECT_TRUE((*checkpoint)->check({}));
+    const auto weight = (*checkpoint)->read_quantized("l");
+    ASSERT_TRUE(weight) << weight.error().message;
+    EXPECT_EQ(*weight, *TestModel(layer(), kV1).read("l"));
+  }
+}
+
 // Zero points 0 and 8 as GPTQModel stores them: 8 - 1 borrowed by the word's subtraction; and 15, stored as 14.
 TEST(Gptq, AsymmetricZerosAreReadAsTheirWriterReadsThem) {
   const Tensors tensors = with(layer(), zeros({0x0000006F, 0x000000FE}));
