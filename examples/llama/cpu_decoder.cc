@@ -7,6 +7,7 @@
 
 #include "decoder.h"
 #include "linear.h"
+#include "rope.h"
 
 namespace llama {
 namespace {
@@ -47,7 +48,8 @@ class CpuDecoder final : public Decoder {
   ActObserver observer_;
   Linear embedding_;
   std::optional<Linear> head_;  // absent: the embedding is the head, too
-  std::vector<float> output_norm_, rope_factors_;
+  std::vector<float> output_norm_;
+  std::vector<double> frequencies_;  // radians a position of each pair that is rotated
   std::vector<Block> blocks_;
   std::string description_;
   int64_t length_ = 0;
@@ -87,8 +89,10 @@ Result<void> CpuDecoder::load(const std::string& model, const DecoderOptions& op
   embedding_ = linear("token_embd", *vocabulary, width, true);  // rows are looked up in it
   if (source->has_layer("output")) head_ = linear("output", *vocabulary, width, options.dense);
   output_norm_ = vector("output_norm.weight", width);
-  // Llama 3's frequencies: the file holds what each is divided by.
-  if (source->has_vector("rope_freqs.weight")) rope_factors_ = vector("rope_freqs.weight", config_.rope_dim / 2);
+  std::vector<float> factors;
+  if (source->has_vector("rope_freqs.weight")) factors = vector("rope_freqs.weight", config_.rope_dim / 2);
+  if (error) return *error;
+  frequencies_ = rope_frequencies(config_, factors);
   for (int64_t i = 0; i < config_.blocks && !error; ++i) {
     const std::string at = fmt::format("blk.{}.", i);
     Block block;
@@ -200,11 +204,8 @@ void CpuDecoder::prepare_rotation(int64_t m) {
   cosines_.resize(static_cast<size_t>(m * pairs));
   sines_.resize(cosines_.size());
   for (int64_t pair = 0; pair < pairs; ++pair) {
-    const double exponent = static_cast<double>(2 * pair) / static_cast<double>(config_.rope_dim);
-    double frequency = std::pow(config_.rope_base, -exponent) / config_.rope_scale;
-    if (!rope_factors_.empty()) frequency /= rope_factors_[pair];
     for (int64_t i = 0; i < m; ++i) {
-      const double angle = static_cast<double>(length_ + i) * frequency;
+      const double angle = static_cast<double>(length_ + i) * frequencies_[pair];
       cosines_[i * pairs + pair] = static_cast<float>(std::cos(angle));
       sines_[i * pairs + pair] = static_cast<float>(std::sin(angle));
     }

@@ -11,6 +11,7 @@
 #include "cuda_kernels.h"
 #include "decoder.h"
 #include "linear.h"
+#include "rope.h"
 
 namespace llama {
 namespace {
@@ -194,17 +195,13 @@ Result<void> CudaDecoder::load(const std::string& model, const DecoderOptions& o
   embedding_ = linear("token_embd", *vocabulary, width, true);  // rows are looked up in it
   if (source->has_layer("output")) head_ = linear("output", *vocabulary, width, true);
   output_norm_ = vector("output_norm.weight", width);
-  std::vector<double> frequencies(static_cast<size_t>(config_.rope_dim / 2));
-  for (size_t pair = 0; pair < frequencies.size(); ++pair)
-    frequencies[pair] =
-        std::pow(config_.rope_base, -2.0 * static_cast<double>(pair) / static_cast<double>(config_.rope_dim)) /
-        config_.rope_scale;
+  std::vector<float> factors;
   if (source->has_vector("rope_freqs.weight")) {
-    const Result<std::vector<float>> factors = source->vector("rope_freqs.weight", config_.rope_dim / 2);
-    if (!factors) return factors.error();
-    for (size_t pair = 0; pair < frequencies.size(); ++pair) frequencies[pair] /= (*factors)[pair];
+    Result<std::vector<float>> read = source->vector("rope_freqs.weight", config_.rope_dim / 2);
+    if (!read) return read.error();
+    factors = std::move(*read);
   }
-  keep(frequencies_.upload(frequencies));
+  keep(frequencies_.upload(rope_frequencies(config_, factors)));
   for (int64_t i = 0; i < config_.blocks && !error; ++i) {
     const std::string at = fmt::format("blk.{}.", i);
     GpuBlock block;

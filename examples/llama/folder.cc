@@ -8,6 +8,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "chat.h"
 #include "model.h"
 #include "tokenizer.h"
 
@@ -72,21 +73,82 @@ class Reader {
   std::optional<Error> error_;
 };
 
+// Llama 3's pattern; PreTokenizer has it in PCRE2's words.
+constexpr char kLlama3Pattern[] =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
 // The name of the rule, as GGUF files call it, by which tokenizer.json cuts text into words.
 std::optional<std::string> rule_of(const json& pre_tokenizer) {
-  const auto is_gpt2 = [](const json& rule) {
+  const auto is_byte_level = [](const json& rule, bool cuts) {
+    const json& regex = member(rule, "use_regex");
     return type_of(rule) == "ByteLevel" && !is_true(member(rule, "add_prefix_space")) &&
-           (member(rule, "use_regex").is_null() || is_true(member(rule, "use_regex")));
+           (regex.is_null() || is_true(regex)) == cuts;
   };
+  const auto is_gpt2 = [&](const json& rule) { return is_byte_level(rule, true); };
   if (is_gpt2(pre_tokenizer)) return "gpt-2";
   const json& parts = member(pre_tokenizer, "pretokenizers");
   if (type_of(pre_tokenizer) == "Sequence" && parts.is_array() && parts.size() == 2 && type_of(parts[0]) == "Digits" &&
       is_true(member(parts[0], "individual_digits")) && is_gpt2(parts[1]))
     return "smollm";
+  if (type_of(pre_tokenizer) == "Sequence" && parts.is_array() && parts.size() == 2 && type_of(parts[0]) == "Split" &&
+      member(member(parts[0], "pattern"), "Regex") == kLlama3Pattern && member(parts[0], "behavior") == "Isolated" &&
+      !is_true(member(parts[0], "invert")) && is_byte_level(parts[1], false))
+    return "llama-bpe";
+  return std::nullopt;
+}
+
+// The token that a post_processor puts before every text; none where it adds nothing, an error where it does else.
+Result<std::optional<std::string>> begin_of(const json& post, const std::string& source) {
+  std::optional<std::string> begin;
+  json steps = type_of(post) == "Sequence" ? member(post, "processors") : json::array({post});
+  for (const json& step : steps) {
+    if (step.is_null() || type_of(step) == "ByteLevel") continue;
+    const json& single = member(step, "single");
+    const bool one_before = type_of(step) == "TemplateProcessing" && !begin && single.is_array() &&
+                            single.size() == 2 && member(member(single[0], "SpecialToken"), "id").is_string() &&
+                            member(single[1], "Sequence").is_object();
+    if (!one_before)
+      return Error{ErrorCode::kUnsupported,
+                   fmt::format("{}: its post_processor '{}' adds more to texts than one token at the beginning", source,
+                               type_of(step))};
+    begin = single[0]["SpecialToken"]["id"].get<std::string>();
+  }
+  return begin;
+}
+
+// The default one of a tokenizer_config.json: a text, or one of several with names.
+std::optional<std::string> template_of(const json& config) {
+  const json& chat_template = member(config, "chat_template");
+  if (chat_template.is_string()) return chat_template.get<std::string>();
+  if (chat_template.is_array())
+    for (const json& named : chat_template)
+      if (member(named, "name") == "default" && member(named, "template").is_string())
+        return member(named, "template").get<std::string>();
   return std::nullopt;
 }
 
 }  // namespace
+
+Result<ChatTemplate> ChatTemplate::from_folder(const std::string& folder) {
+  const std::filesystem::path at = folder;
+  std::error_code ignored;
+  if (const std::string path = (at / "chat_template.jinja").string(); std::filesystem::exists(path, ignored)) {
+    std::ifstream file(path, std::ios::binary);
+    std::string text{std::istreambuf_iterator<char>(file), {}};
+    if (!file.is_open() || file.bad()) return Error{ErrorCode::kIo, fmt::format("{}: cannot be read", path)};
+    return ChatTemplate{path, std::move(text)};
+  }
+  const std::string path = (at / "tokenizer_config.json").string();
+  if (std::filesystem::exists(path, ignored)) {
+    const Result<json> config = read_json(path);
+    if (!config) return config.error();
+    if (std::optional<std::string> text = template_of(*config)) return ChatTemplate{path, std::move(*text)};
+  }
+  return Error{ErrorCode::kUnsupported,
+               fmt::format("{}: has no chat template (chat_template.jinja, or in tokenizer_config.json), so it was not "
+                           "trained for chats; give the whole text as a plain prompt",
+                           folder)};
+}
 
 Result<Config> read_folder_config(const std::string& folder) {
   const std::string path = (std::filesystem::path(folder) / "config.json").string();
@@ -123,10 +185,20 @@ Result<Config> read_folder_config(const std::string& folder) {
     if (scaling.is_null()) continue;
     const json& type = member(scaling, scaling.contains("rope_type") ? "rope_type" : "type");
     Reader inner(scaling, path);
-    if (type == "linear")
+    if (type == "linear") {
       config.rope_scale = inner.positive("factor");
-    else if (!type.is_null() && type != "default")
-      return refuse(fmt::format("its positions are scaled by {}; \"linear\" can be done", type.dump()));
+    } else if (type == "llama3") {
+      config.llama3_rope = {.factor = inner.positive("factor"),
+                            .low_frequency = inner.positive("low_freq_factor"),
+                            .high_frequency = inner.positive("high_freq_factor"),
+                            .original_context = inner.positive("original_max_position_embeddings")};
+      if (!inner.error() && config.llama3_rope->low_frequency >= config.llama3_rope->high_frequency)
+        return Error{ErrorCode::kInvalidData,
+                     fmt::format("{}: low_freq_factor is {}; it must be below high_freq_factor, {}", path,
+                                 config.llama3_rope->low_frequency, config.llama3_rope->high_frequency)};
+    } else if (!type.is_null() && type != "default") {
+      return refuse(fmt::format("its positions are scaled by {}; \"linear\" and \"llama3\" can be done", type.dump()));
+    }
     if (inner.has("rope_theta")) config.rope_base = inner.positive("rope_theta");
     if (inner.error()) return *inner.error();
   }
@@ -149,14 +221,17 @@ Result<Tokenizer> Tokenizer::from_folder(const std::string& folder) {
     return Error{ErrorCode::kUnsupported, fmt::format("{}: {}", tables.source, words)};
   };
   const json& model = member(*file, "model");
-  if (type_of(model) != "BPE" || is_true(member(model, "byte_fallback")) || is_true(member(model, "ignore_merges")))
+  if (type_of(model) != "BPE" || is_true(member(model, "byte_fallback")))
     return refuse(fmt::format("its model is '{}'; plain byte-level BPE can be done", type_of(model)));
   if (const json& normalizer = member(*file, "normalizer"); !normalizer.is_null())
     return refuse(fmt::format("it has a normalizer '{}'; none can be done", type_of(normalizer)));
-  if (const std::string post = type_of(member(*file, "post_processor")); !post.empty() && post != "ByteLevel")
-    return refuse(fmt::format("its post_processor '{}' adds tokens to texts; none can be done", post));
+  tables.whole_words = is_true(member(model, "ignore_merges"));
+  const Result<std::optional<std::string>> begin = begin_of(member(*file, "post_processor"), tables.source);
+  if (!begin) return begin.error();
   const std::optional<std::string> rule = rule_of(member(*file, "pre_tokenizer"));
-  if (!rule) return refuse("its pre_tokenizer is another than ByteLevel, alone or after Digits; these two can be done");
+  if (!rule)
+    return refuse(
+        "its pre_tokenizer is another than ByteLevel, alone, after Digits or after Llama 3's Split; these can be done");
   tables.pre = *rule;
 
   const json& vocabulary = member(model, "vocab");
@@ -186,6 +261,13 @@ Result<Tokenizer> Tokenizer::from_folder(const std::string& folder) {
     if (!put(member(token, "content"), member(token, "id"), true))
       return broken(fmt::format("added token {} does not fit into the vocabulary", token.dump()));
   if (std::find(given.begin(), given.end(), false) != given.end()) return broken("some numbers have no token");
+
+  if (*begin) {
+    const auto at = std::find(tables.tokens.begin(), tables.tokens.end(), **begin);
+    if (at == tables.tokens.end())
+      return broken(fmt::format("post_processor begins texts with {}, which is no token", json(**begin).dump()));
+    tables.begin = static_cast<int32_t>(at - tables.tokens.begin());
+  }
 
   const json& merges = member(model, "merges");
   if (!merges.is_array()) return broken("model.merges is missing");

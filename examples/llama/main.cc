@@ -93,18 +93,19 @@ std::function<void(int64_t, int64_t)> progress_line(const char* what) {
   };
 }
 
+Result<std::vector<int32_t>> chat_prompt(const Options& options, const Opened& opened) {
+  const Result<ChatTemplate> chat_template =
+      opened.metadata ? ChatTemplate::from_gguf(*opened.metadata) : ChatTemplate::from_folder(options.model);
+  if (!chat_template) return chat_template.error();
+  return chat_tokens(*chat_template, opened.tokenizer, {options.system, options.prompt});
+}
+
 int run_generate(const Options& options) {
   Result<Opened> opened = open(options);
   if (!opened) return fail(opened.error());
   const Tokenizer& tokenizer = opened->tokenizer;
-  if (options.chat && !opened->metadata)
-    return fail(
-        {ErrorCode::kUnsupported, fmt::format("{}: chats need a GGUF file, whose template is read; give the whole "
-                                              "text as a plain prompt",
-                                              options.model)});
   Result<std::vector<int32_t>> prompt =
-      options.chat ? chat_tokens(*opened->metadata, tokenizer, {options.system, options.prompt})
-                   : tokenizer.encode(options.prompt, true);
+      options.chat ? chat_prompt(options, *opened) : tokenizer.encode(options.prompt, true);
   if (!prompt) return fail(prompt.error());
   if (tokenizer.has_begin()) prompt->insert(prompt->begin(), tokenizer.begin());
   if (!options.chat) fmt::print("{}", options.prompt);

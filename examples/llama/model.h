@@ -18,6 +18,13 @@ using nybble::Error;
 using nybble::ErrorCode;
 using nybble::Result;
 
+// How Llama 3.1 and later slow the rotation down for longer contexts; rope.cc has the rule.
+struct Llama3Rope {
+  double factor = 1;
+  double low_frequency = 1, high_frequency = 4;  // turns within the original context
+  double original_context = 8192;
+};
+
 struct Config {
   int64_t blocks = 0;
   int64_t embedding = 0;     // width of the residual stream
@@ -29,6 +36,7 @@ struct Config {
   int64_t context = 0;   // tokens that the model was trained on
   double rope_base = 10000;
   double rope_scale = 1;  // positions are divided by it
+  std::optional<Llama3Rope> llama3_rope;
   // Of a head, which two numbers are rotated together: i and i + rope_dim / 2, or, in GGUF files, whose rows of attn_q
   // and attn_k are permuted for it, 2i and 2i + 1.
   bool rotates_halves = false;

@@ -18,6 +18,10 @@ using nybble::Result;
 // GPT-2's pattern (openai/gpt-2, encoder.py).
 constexpr const char* kGpt2 =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" SPACE "\\p{L}\\p{N}]+|[" SPACE "]+(?![^" SPACE "])|[" SPACE "]+";
+// Llama 3's.
+constexpr const char* kLlama3 =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^" SPACE
+    "\\p{L}\\p{N}]+[\\r\\n]*|[" SPACE "]*[\\r\\n]+|[" SPACE "]+(?![^" SPACE "])|[" SPACE "]+";
 #undef SPACE
 constexpr const char* kDigit = "\\p{N}";
 
@@ -28,6 +32,7 @@ struct Known {
 const Known kKnown[] = {
     {"gpt-2", {kGpt2}},
     {"smollm", {kDigit, kGpt2}},
+    {"llama-bpe", {kLlama3}},
 };
 
 struct FreeCode {

@@ -99,6 +99,7 @@ Result<Tokenizer> Tokenizer::make(TokenizerTables tables) {
   tokenizer.words_ = std::move(*words);
   tokenizer.tokens_ = std::move(tables.tokens);
   tokenizer.begin_ = tables.begin;
+  tokenizer.whole_words_ = tables.whole_words;
   tokenizer.ends_ = std::move(tables.ends);
 
   const size_t count = tokenizer.tokens_.size();
@@ -125,7 +126,7 @@ Result<Tokenizer> Tokenizer::make(TokenizerTables tables) {
     const auto at = tokenizer.numbers_.find(letter_of(byte));
     tokenizer.byte_tokens_[byte] = at == tokenizer.numbers_.end() ? -1 : at->second;
   }
-  for (const char* name : {"<|im_end|>", "<|endoftext|>"})
+  for (const char* name : {"<|im_end|>", "<|endoftext|>", "<|eot_id|>"})
     if (const auto at = tokenizer.numbers_.find(name); at != tokenizer.numbers_.end())
       tokenizer.ends_.push_back(at->second);
   return tokenizer;
@@ -164,6 +165,14 @@ void Tokenizer::encode_word(std::string_view word, std::vector<int32_t>& tokens)
     int32_t token;
     int64_t before, after;  // -1: none
   };
+  if (whole_words_) {
+    std::string letters;
+    for (const char byte : word) letters += letter_of(static_cast<unsigned char>(byte));
+    if (const auto whole = numbers_.find(letters); whole != numbers_.end()) {
+      tokens.push_back(whole->second);
+      return;
+    }
+  }
   std::vector<Symbol> symbols;
   for (const char byte : word)
     if (const int32_t token = byte_tokens_[static_cast<unsigned char>(byte)]; token >= 0) {

@@ -28,6 +28,7 @@ struct TokenizerTables {
   std::vector<std::pair<std::string, std::string>> merges;  // in the order they are done
   std::vector<int32_t> ends;                                // tokens that end a text
   int32_t begin = -1;                                       // what stands before every text; -1: nothing
+  bool whole_words = false;  // a word that is a token is that token, whatever the merges make of it
 };
 
 // Text <-> tokens as GPT-2 does it: text is cut into words, each word's bytes become one letter each, and neighbours
@@ -70,6 +71,7 @@ class Tokenizer {
   std::vector<int32_t> special_numbers_;        // longest name first
   int32_t byte_tokens_[256];                    // -1: the vocabulary lacks it
   int32_t begin_ = -1;
+  bool whole_words_ = false;
   std::vector<int32_t> ends_;
   std::shared_ptr<const PreTokenizer> words_;
 };

@@ -69,7 +69,8 @@ TEST_F(GpuLlama, SmolLm2SaysWhatItSaysOnTheCpu) {
   if (!std::filesystem::exists(kSmolLm2)) GTEST_SKIP() << "SmolLM2 is not here; scripts/fetch_chat_model.sh fetches it";
   const auto metadata = nybble::GgufMetadata::read(kSmolLm2);
   const auto tokenizer = Tokenizer::from_gguf(*metadata);
-  const auto prompt = chat_tokens(*metadata, *tokenizer, {std::nullopt, "Tell me a long story about a lighthouse."});
+  const auto prompt = chat_tokens(*ChatTemplate::from_gguf(*metadata), *tokenizer,
+                                  {std::nullopt, "Tell me a long story about a lighthouse."});
   const auto cpu = make(kSmolLm2, false), gpu = make(kSmolLm2, true);
   ASSERT_TRUE(cpu && gpu);
   auto want = cpu->append(*prompt, LogitsOf::kLast), got = gpu->append(*prompt, LogitsOf::kLast);

@@ -16,6 +16,7 @@
 #include "generate.h"
 #include "perplexity.h"
 #include "pre_tokenizer.h"
+#include "rope.h"
 #include "support/temp_folder.h"
 
 namespace llama {
@@ -28,6 +29,7 @@ using ::testing::HasSubstr;
 
 const std::string kData = NYBBLE_SOURCE_DIR "/tests/data/";
 const std::string kTiny = kData + "llama_tiny/model.gguf";
+const std::string kLlama3 = kData + "llama3";
 const std::string kSmolLm2 = NYBBLE_SOURCE_DIR "/.deps/models/SmolLM2-135M-Instruct/model.gguf";
 
 template <class T> std::vector<T> tensor_of(const std::string& file, const std::string& name) {
@@ -117,15 +119,56 @@ TEST(Tokenizer, ALongWordTakesNoSquareTime) {
 
 TEST(Chat, IsWrittenAsTheTemplateSays) {
   const auto metadata = nybble::GgufMetadata::read(kTiny);
+  const auto chat_template = ChatTemplate::from_gguf(*metadata);
+  ASSERT_TRUE(chat_template) << chat_template.error().message;
   const Tokenizer tokenizer = tokenizer_of(kTiny);
-  const auto tokens = chat_tokens(*metadata, tokenizer, {std::nullopt, "Hi <|im_end|>"});
+  const auto tokens = chat_tokens(*chat_template, tokenizer, {std::nullopt, "Hi <|im_end|>"});
   ASSERT_TRUE(tokens) << tokens.error().message;
   EXPECT_EQ(
       tokenizer.decode(*tokens, true),
       "<|im_start|>system\nBe brief<|im_end|>\n<|im_start|>user\nHi <|im_end|><|im_end|>\n<|im_start|>assistant\n");
   EXPECT_EQ(std::count(tokens->begin(), tokens->end(), *tokenizer.find("<|im_end|>")), 2);
-  const auto own = chat_tokens(*metadata, tokenizer, {"Be long", "Hi"});
+  const auto own = chat_tokens(*chat_template, tokenizer, {"Be long", "Hi"});
   EXPECT_THAT(tokenizer.decode(*own, true), HasSubstr("<|im_start|>system\nBe long<|im_end|>"));
+}
+
+// Llama 3's two templates and ChatML, each with and without a system message (tests/data/make_llama3.py).
+TEST(Chat, TokensAreThoseOfTransformers) {
+  const auto tokenizer = Tokenizer::from_folder(kLlama3);
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+  const auto chats = nlohmann::json::parse(read_text(kLlama3 + "/chats.json"));
+  ASSERT_EQ(chats.size(), 6u);
+  for (const auto& chat : chats) {
+    std::optional<std::string> system;
+    if (!chat.at("system").is_null()) system = chat.at("system").get<std::string>();
+    auto tokens = chat_tokens({"x", chat.at("template").get<std::string>()}, *tokenizer,
+                              {system, chat.at("user").get<std::string>()});
+    ASSERT_TRUE(tokens) << tokens.error().message;
+    const auto want = chat.at("tokens").get<std::vector<int32_t>>();
+    if (want.front() == tokenizer->begin()) tokens->insert(tokens->begin(), tokenizer->begin());
+    EXPECT_EQ(*tokens, want) << tokenizer->decode(*tokens, true);
+  }
+}
+
+TEST(Chat, TemplatesOfFolders) {
+  const TempFolder folder;
+  const auto refused = [&] { return ChatTemplate::from_folder(folder.path()).error().message; };
+  EXPECT_THAT(refused(), HasSubstr("has no chat template"));
+  write_text(folder / "tokenizer_config.json", R"({"chat_template":[{"name":"tools","template":"a"}]})");
+  EXPECT_THAT(refused(), HasSubstr("has no chat template"));
+  write_text(folder / "tokenizer_config.json",
+             R"({"chat_template":[{"name":"tools","template":"a"},{"name":"default","template":"b"}]})");
+  EXPECT_EQ(ChatTemplate::from_folder(folder.path())->text, "b");
+  write_text(folder / "tokenizer_config.json", R"({"chat_template":"c"})");
+  EXPECT_EQ(ChatTemplate::from_folder(folder.path())->text, "c");
+  write_text(folder / "chat_template.jinja", "[INST] {{ x }} [/INST]");
+  const auto other = ChatTemplate::from_folder(folder.path());
+  ASSERT_TRUE(other) << other.error().message;
+  EXPECT_THAT(chat_tokens(*other, tokenizer_of(kTiny), {std::nullopt, "Hi"}).error().message,
+              ::testing::AllOf(HasSubstr("chat_template.jinja"), HasSubstr("neither ChatML nor Llama 3's")));
+  EXPECT_THAT(
+      chat_tokens({"x", "<|start_header_id|><|eot_id|>"}, tokenizer_of(kTiny), {std::nullopt, "Hi"}).error().message,
+      HasSubstr("no token '<|start_header_id|>'"));
 }
 
 // ---- Forward pass --------------------------------------------------------------------------------------------------
@@ -350,6 +393,37 @@ TEST(Folder, TokensAreThoseOfTheTokenizersLibrary) {
   EXPECT_FALSE(tokenizer->has_begin());
 }
 
+TEST(Folder, Llama3TokensAreThoseOfTheTokenizersLibrary) {
+  const auto tokenizer = Tokenizer::from_folder(kLlama3);
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+  expect_cases(*tokenizer, kLlama3 + "/cases.json");
+  EXPECT_EQ(tokenizer->begin(), *tokenizer->find("<|begin_of_text|>"));
+  EXPECT_TRUE(tokenizer->is_end(*tokenizer->find("<|eot_id|>")));
+}
+
+// transformers computes them in fp32: turns within the original context, four roundings of 2^-24 of at most 4, go as an
+// absolute error into a frequency that is by no more than `factor` smaller than it was.
+TEST(Folder, FrequenciesAreThoseOfTransformers) {
+  const auto cases = nlohmann::json::parse(read_text(kLlama3 + "/rope.json"));
+  ASSERT_EQ(cases.size(), 4u);
+  for (const auto& one : cases) {
+    for (const char* key : {"/rope_scaling", "/rope_parameters"}) {
+      SCOPED_TRACE(one.at("rope_scaling").dump() + key);
+      const TempFolder folder;
+      write_folder(folder.path());
+      change(folder / "config.json", "/head_dim", one.at("head_dim"));
+      change(folder / "config.json", "/rope_theta", one.at("rope_theta"));
+      change(folder / "config.json", key, one.at("rope_scaling"));
+      const auto config = read_folder_config(folder.path());
+      ASSERT_TRUE(config) << config.error().message;
+      const auto got = rope_frequencies(*config, {}), want = one.at("frequencies").get<std::vector<double>>();
+      ASSERT_EQ(got.size(), want.size());
+      const double factor = one.at("rope_scaling").at("factor");
+      for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], want[i], 0x1p-20 * factor * want[i]) << i;
+    }
+  }
+}
+
 TEST(Folder, RefusesWhatItCannotDo) {
   struct Case {
     const char *file, *pointer;
@@ -359,7 +433,16 @@ TEST(Folder, RefusesWhatItCannotDo) {
   const Case cases[] = {
       {"config.json", "/model_type", "gemma", "its model_type is \"gemma\""},
       {"config.json", "/hidden_act", "gelu", "its hidden_act is \"gelu\""},
-      {"config.json", "/rope_scaling", {{"rope_type", "llama3"}, {"factor", 8}}, "scaled by \"llama3\""},
+      {"config.json", "/rope_scaling", {{"rope_type", "yarn"}, {"factor", 8}}, "scaled by \"yarn\""},
+      {"config.json", "/rope_scaling", {{"rope_type", "llama3"}, {"factor", 8}}, "low_freq_factor is not there"},
+      {"config.json",
+       "/rope_scaling",
+       {{"rope_type", "llama3"},
+        {"factor", 8},
+        {"low_freq_factor", 4},
+        {"high_freq_factor", 4},
+        {"original_max_position_embeddings", 64}},
+       "low_freq_factor is 4; it must be below"},
       {"config.json", "/num_hidden_layers", "two", "num_hidden_layers is \"two\"; an integer from 1 to 4096"},
       {"config.json", "/hidden_size", -1, "hidden_size is -1"},
       {"config.json", "/num_key_value_heads", 3, "do not fit together"},
@@ -368,6 +451,7 @@ TEST(Folder, RefusesWhatItCannotDo) {
       {"tokenizer.json", "/model/type", "Unigram", "its model is 'Unigram'"},
       {"tokenizer.json", "/normalizer", {{"type", "NFC"}}, "a normalizer 'NFC'"},
       {"tokenizer.json", "/post_processor", {{"type", "TemplateProcessing"}}, "post_processor 'TemplateProcessing'"},
+      {"tokenizer.json", "/post_processor", {{"type", "BertProcessing"}}, "post_processor 'BertProcessing'"},
       {"tokenizer.json", "/pre_tokenizer", {{"type", "Split"}}, "another than ByteLevel"},
       {"tokenizer.json", "/model/vocab/a", 1000, "\"a\" has the number 1000"},
       {"tokenizer.json", "/model/vocab/a", 385, "some numbers have no token"},
@@ -557,7 +641,8 @@ TEST(SmolLm2, GreedyTextIsTheDenseModels) {
   constexpr float kMargin = 2 * 40 * 0x1p-10f;
   const auto metadata = nybble::GgufMetadata::read(kSmolLm2);
   const Tokenizer tokenizer = tokenizer_of(kSmolLm2);
-  const auto prompt = chat_tokens(*metadata, tokenizer, {std::nullopt, "Tell me a long story about a lighthouse."});
+  const auto prompt = chat_tokens(*ChatTemplate::from_gguf(*metadata), tokenizer,
+                                  {std::nullopt, "Tell me a long story about a lighthouse."});
   ASSERT_TRUE(prompt) << prompt.error().message;
   GenerateOptions options;
   options.tokens = 200;
