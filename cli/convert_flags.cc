@@ -17,7 +17,7 @@ void ConvertFlags::add_to(CLI::App& verb, const std::vector<std::string>& more) 
   for (const auto& [name, target] : kTargets) targets.push_back(name);
   verb.add_option("--to", to, "The format of the layers that are 4-bit in the input")
       ->check(CLI::IsMember(targets))
-      ->required();
+      ->capture_default_str();
   verb.add_option("--dtype", dtype, "Type of layers that become dense: fp32, bf16 or fp16")
       ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
       ->capture_default_str();

@@ -10,7 +10,7 @@
 namespace nybble::cli {
 
 struct ConvertFlags {
-  std::string to;
+  std::string to = "compressed-tensors";
   std::string dtype = "fp32", scale_dtype;
   ConvertOptions options;
 

@@ -14,9 +14,8 @@ namespace {
 constexpr char kExample[] =
     "Example:\n"
     "  nybble inspect models/llama-w4\n"
-    "Takes a model folder, a .safetensors file or a packed weight of nybble. Everything in it is read and checked: "
-    "values\n"
-    "that steer indexing, NaN and infinite scales. Exit code 1 says that something in it is broken.";
+    "Takes a model folder, a .safetensors or .gguf file or a packed weight of nybble. Everything in it is read and\n"
+    "checked: values that steer indexing, NaN and infinite scales. Exit code 1 says that something in it is broken.";
 
 struct Options {
   std::string path;
@@ -124,7 +123,7 @@ int run(const Options& options, const Output& output) {
 
 Run add_inspect(CLI::App& app, Output& output) {
   auto options = std::make_shared<Options>();
-  app.add_option("path", options->path, "A model folder, a .safetensors file or a packed weight")->required();
+  app.add_option("path", options->path, "A model folder, a .safetensors or .gguf file or a packed weight")->required();
   app.add_flag("--list", options->list, "One row for each layer");
   output.add_json_flag(app);
   app.footer(kExample);

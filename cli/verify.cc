@@ -170,7 +170,8 @@ int run(const Options& options, const Output& output) {
 
 Run add_verify(CLI::App& app, Output& output) {
   auto options = std::make_shared<Options>();
-  app.add_option("path", options->path, "A quantized model folder, .safetensors file or packed weight")->required();
+  app.add_option("path", options->path, "A quantized model folder, .safetensors or .gguf file or packed weight")
+      ->required();
   app.add_option("--against", options->against, "The dense model it was made from: adds the weights' error");
   app.add_option("--layers", options->layers, "Only the layers whose name this regular expression is found in")
       ->type_name("REGEX");

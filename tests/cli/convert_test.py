@@ -34,6 +34,10 @@ class Convert(Case):
             method = (self.settings() or {}).get("quant_method", "dense")
             self.assertEqual(method, to)
 
+    def test_the_default_target(self):
+        self.assertEqual(self.expect(run("convert", self.model, "--out", self.out, "--json"), 0).json["to"], "compressed-tensors")
+        self.assertEqual(self.settings()["quant_method"], "compressed-tensors")
+
     def test_dense_is_what_was_quantized(self):
         self.convert("dense", "--dtype", "bf16")
         again = self.folder / "again"
