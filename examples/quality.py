@@ -7,6 +7,9 @@
 For each model found in .deps/models: collects statistics on the calibration text, quantizes by all methods at groups of 128,
 64 and 32, and measures perplexity on the held-out text and KL divergence to the dense model, all candidates in one pass.
 Writes bench/results/quality/MODEL.json and the tables of docs/quality.md. Needs numpy and safetensors.
+
+--methods and --groups measure some alone. With --add the rows that MODEL.json has of others stay beside them, if it is of the
+same model, texts and tokens and its dense form gave the same perplexity.
 """
 import argparse
 import concurrent.futures
@@ -50,8 +53,8 @@ class Programs:
     def __init__(self, build, threads):
         self.build, self.threads = build, threads
 
-    def run(self, program, *arguments, threads=None):
-        command = [self.build / program, *map(str, arguments), "--threads", str(threads or self.threads)]
+    def run(self, program, *arguments):
+        command = [self.build / program, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             sys.exit(f"quality: {' '.join(map(str, command))}\n{done.stderr}{done.stdout}")
@@ -152,9 +155,11 @@ def measure(model, name, programs, options, work):
     """The result of one model. `model`: a GGUF file, or a Hugging Face folder of dense weights."""
     is_gguf = model.suffix == ".gguf"
     statistics, dense = work / "statistics.safetensors", model
-    programs.run("nybble-llama", "collect", model, "--text", options.text / "calibration.txt", "--max-tokens",
-                 options.calibration_tokens, "--context", options.context, "--out", statistics)
-    say(f"{name}: statistics")
+    methods = [each for each in METHODS if not options.methods or each[0] in options.methods]
+    if any(STATISTICS in arguments for _, _, arguments in methods):
+        programs.run("nybble-llama", "collect", model, "--text", options.text / "calibration.txt", "--max-tokens",
+                     options.calibration_tokens, "--context", options.context, "--out", statistics, "--threads", programs.threads)
+        say(f"{name}: statistics")
     if is_gguf:
         dense = work / "dense"
         programs.run("nybble", "convert", model, "--to", "dense", "--out", dense)
@@ -165,40 +170,56 @@ def measure(model, name, programs, options, work):
         begin = time.monotonic()
         arguments = [statistics if argument == STATISTICS else argument for argument in arguments]
         printed = programs.run("nybble", "quantize", dense, "--out", out, "--group", group, "--json", *chosen, *arguments,
-                               threads=max(1, programs.threads // options.jobs))
+                               "--threads", max(1, programs.threads // options.jobs))
         say(f"{name}: {out.name}")
-        return {"method": method, "grid": grid, "group_size": group, "seconds": round(time.monotonic() - begin, 1),
+        return {"method": method, "grid": grid, "group_size": group, "commit": options.commit or commit(),
+                "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "seconds": round(time.monotonic() - begin, 1),
                 "options": " ".join(map(str, arguments)).replace(str(statistics), "FILE"),
                 "warnings": json.loads(printed)["warnings"]}, out
 
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        rows = list(pool.map(lambda job: quantize(*job), [(group, *each) for group in options.groups for each in METHODS]))
+        rows = list(pool.map(lambda job: quantize(*job), [(group, *each) for group in options.groups for each in methods]))
     candidates = [argument for _, out in rows for argument in ("--weights", out)]
     measured = json.loads(programs.run("nybble-llama", "perplexity", model, *candidates, "--against", model, "--text",
                                        options.text / "heldout.txt", "--max-tokens", options.tokens, "--context",
-                                       options.context, "--stride", options.stride, "--device", options.device, "--json"))
+                                       options.context, "--stride", options.stride, "--device", options.device, "--threads",
+                                       programs.threads, "--json"))
     say(f"{name}: measured")
     for (row, _), found in zip(rows, measured):
         row.update({key: found[key] for key in ("perplexity", "mean_kl", "top1_agreement")})
     result = {
         "schema": 1, "model": name, "files": {path.name: sha256(path) for path in sorted(
             [model] if is_gguf else model.glob("*.safetensors"))},
-        "commit": options.commit or commit(), "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "processor": processor(), "runs": measured[0]["runs"].split(";")[0],
         "protocol": {"context": options.context, "stride": options.stride, "tokens": measured[0]["tokens"],
                      "heldout_sha256": sha256(options.text / "heldout.txt"), "calibration_tokens": options.calibration_tokens,
                      "calibration_sha256": sha256(options.text / "calibration.txt")},
         "dense_perplexity": measured[0]["against_perplexity"], "rows": [row for row, _ in rows]}
-    if is_gguf and 32 in options.groups:
-        result["own_grid"] = codes_found_again(model, work / "RTN-asymmetric-32")
+    own_grid = work / "RTN-asymmetric-32"
+    if is_gguf and own_grid.is_dir():
+        result["own_grid"] = codes_found_again(model, own_grid)
     return result
 
 
-def write(result, folder):
-    folder.mkdir(parents=True, exist_ok=True)
+def merged(result, path):
+    """`result`, and of the file at `path` what it does not measure anew; exits where the two cannot stand in one table."""
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in result.items():
+        if key not in ("rows", "own_grid") and before.get(key) != value:
+            sys.exit(f"quality: {path} has {key} = {before.get(key)}, this run {value}: measure all methods anew")
+
+    def place(row):
+        return (-row["group_size"], [each[:2] for each in METHODS].index((row["method"], row["grid"])))
+    rows = {place(row): row for row in [*before["rows"], *result["rows"]]}
+    return {**before, **result, "rows": [rows[at] for at in sorted(rows)]}
+
+
+def write(result, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
     head = json.dumps({key: value for key, value in result.items() if key != "rows"}, indent=1)
     rows = ",".join("\n  " + json.dumps(row, separators=(",", ":")) for row in result["rows"])
-    (folder / f"{result['model']}.json").write_text(f'{head[:-2]},\n "rows": [{rows}\n ]\n}}\n', encoding="utf-8")
+    path.write_text(f'{head[:-2]},\n "rows": [{rows}\n ]\n}}\n', encoding="utf-8")
 
 
 def main():
@@ -215,6 +236,8 @@ def main():
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--stride", type=int, default=256)
     parser.add_argument("--groups", type=int, nargs="+", default=GROUPS)
+    parser.add_argument("--methods", nargs="+", choices=sorted({method for method, _, _ in METHODS}), help="these alone")
+    parser.add_argument("--add", action="store_true", help="keep the rows of others in MODEL.json")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--jobs", type=int, default=4, help="quantizations at a time")
     parser.add_argument("--commit", help="of the programs, where this is no checkout")
@@ -228,7 +251,8 @@ def main():
     for name, model in found:
         work = pathlib.Path(tempfile.mkdtemp(prefix="quality."))
         try:
-            write(measure(model, name, programs, options, work), options.out)
+            result, path = measure(model, name, programs, options, work), options.out / f"{name}.json"
+            write(merged(result, path) if options.add and path.is_file() else result, path)
         finally:
             shutil.rmtree(work)
     if options.document.is_file():

@@ -140,8 +140,10 @@ def quality_table(folder, model):
         grid = result["own_grid"]
         words += [f"Asymmetric RTN at 32 finds {grid['equal']} of the file's own {grid['codes']} codes again "
                   f"({100 * grid['equal'] / grid['codes']:.3f} %).", ""]
-    return "\n".join([*words, f"From `{path.name}`: {result['runs']}; {result['processor']}, commit {result['commit']}, "
-                      f"{result['date'][:10]}.", ""])
+    commits, dates = ([*dict.fromkeys(of(row) for row in sorted(result["rows"], key=lambda row: row["date"]))]
+                      for of in (lambda row: row["commit"], lambda row: row["date"][:10]))
+    return "\n".join([*words, f"From `{path.name}`: {result['runs']}; {result['processor']}, commit "
+                      f"{' and '.join(commits)}, {' and '.join(dates)}.", ""])
 
 
 def quality_smollm2_table(folder):
