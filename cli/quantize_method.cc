@@ -137,7 +137,7 @@ std::string QuantizeMethod::recipe() const {
                        options_.norm);
   };
   if (options_.method == "range") return fmt::format("range, {}, {}{}", range("shrink"), scales, calibration);
-  if (options_.method == "hqq") return fmt::format("hqq, integer zeros, 10 ranges, {}", scales);
+  if (options_.method == "hqq") return fmt::format("hqq, integer zeros, {}", scales);
   if (options_.method == "gptq")
     return fmt::format("gptq, act-order {}, {} groups, damping {}, {}{}, {}{}", options_.act_order,
                        options_.static_groups ? "static" : "updated", options_.damping, range("full"),
@@ -197,8 +197,7 @@ Result<QuantizedWeight> QuantizeMethod::quantize(const DenseWeight& dense, const
                          .num_threads = grid.num_threads};
     return options_.on_gpu ? quantize_rtn_cuda(dense, rtn) : quantize_rtn(dense, rtn);
   }
-  constexpr int kSteps = 10;  // ranges tried: down to 0.55 of the full one
-  if (options_.method == "hqq") return quantize_hqq(dense, grid, {.round_zeros = true, .range_steps = kSteps});
+  if (options_.method == "hqq") return quantize_hqq(dense, grid, {.round_zeros = true});
   if (!statistics) return quantize_range(dense, grid, range_of(options_, RangeRule::kShrink));
   return calibrated(dense, grid, *statistics);
 }

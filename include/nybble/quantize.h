@@ -70,21 +70,19 @@ struct RangeOptions {
 Result<QuantizedWeight> quantize_range(const DenseWeight& dense, const GridOptions& grid, const RangeOptions& options,
                                        const LayerStatistics* statistics = nullptr);
 
-// HQQ: half-quadratic quantization, Badri and Shaji 2023. The scale stays that of the full range; the zero point is
-// found by alternating a shrinkage of the errors, which lets outliers go, with the zero point's closed form.
+// HQQ: half-quadratic quantization, Badri and Shaji 2023. Alternates a shrinkage of the errors, which lets outliers go,
+// with least squares: of a float zero point at the full range's scale, as HQQ does, or of the scale with a whole zero
+// point beside it.
 struct HqqOptions {
   double lp_norm = 0.7;  // above 0, at most 1
-  double beta = 10;
-  double kappa = 1.01;  // beta's growth per iteration
+  double beta = 10;      // for errors in steps of the grid
+  double kappa = 1.01;   // beta's growth per iteration
   int iterations = 20;
   bool round_zeros = false;  // integers of 0 to 15, for formats without float zero points
-  // Scales tried: of the full range times 1, 0.95, 0.9, ... (1 to 20 of them). HQQ has 1; with whole zero points that
-  // leaves little to find.
-  int range_steps = 1;
 };
 
 // Asymmetric always: grid.symmetric must be false. ZeroKind::kFloat, or kInt with round_zeros. The sum |error|^lp_norm
-// of a group is no more than that of round to nearest on the same kind of grid.
+// of a group, to 5 digits, is no more than that of round to nearest on the same kind of grid.
 Result<QuantizedWeight> quantize_hqq(const DenseWeight& dense, const GridOptions& grid, const HqqOptions& options);
 
 // The order in which GPTQ goes through the input features.

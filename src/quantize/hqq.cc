@@ -1,16 +1,27 @@
 // HQQ (Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023), group by group.
 //
-// With the scale s fixed, min over z of sum |w - (u - z) s|^p is split by an error e that may keep what the grid
+// With the scale s fixed, min over z of sum |w / s - (u - z)|^p is split by an error e that may keep what the grid
 // misses:
-//   e <- shrink(w - w^)        w^ = (u - z) s;  shrink(x) = sign(x) max(0, |x| - |x|^(p - 1) / beta)
-//   z <- mean(u - (w - e) / s) beta <- beta * kappa
+//   e <- shrink(w / s - (u - z))   shrink(x) = sign(x) max(0, |x| - |x|^(p - 1) / beta)
+//   z <- mean(u - (w / s - e))     beta <- beta * kappa
+// Errors are counted in steps of the grid. In the weights' own units, as HQQ counts them, |x|^(p - 1) / beta is
+// more than any |x| below 0.17 (p = 0.7, beta = 10): of ordinary weights e stays 0, and z becomes the mean of u - w /
+// s.
+//
+// A whole zero point has nowhere better to go while the scale stands still: the one that puts 0 on the grid wins. So
+// there the scale takes the step, by the same least squares, and the zero point follows, rounded:
+//   s <- s <u - z, w / s - e> / <u - z, u - z>
+// Each step is small, so ranges that clip more than the errors' gain is worth in squares are not reached. A search over
+// all ranges by a norm below 1 does reach them, for it forgives a clipped weight nearly anything.
 #include <atomic>
 #include <cmath>
+#include <limits>
 #include <optional>
 
 #include "base/error.h"
 #include "base/parallel.h"
 #include "quantize/group_fit.h"
+#include "quantize/per_isa.h"
 #include "quantize/rows.h"
 
 namespace nybble {
@@ -19,14 +30,26 @@ using namespace quantize;
 
 namespace {
 
-constexpr int kMaxRangeSteps = 20;  // of a twentieth
-
-// A grid with a zero point that need not be whole.
+// A grid as it is stored, with a zero point that need not be whole.
 struct Fit {
   uint32_t scale_bits = 0, zero_bits = 0;  // in the scale's type; zero_bits is a whole number with round_zeros
   double scale = 0, zero = 0;
   double objective = 0;  // sum |error|^p
 };
+
+// levels: u - z; errors: w / s less that.
+NYBBLE_PER_ISA void round_to_steps(const float* weights, int64_t count, double scale, double zero, double* levels,
+                                   double* errors) {
+  for (int64_t i = 0; i < count; ++i) {
+    const double x = weights[i] / scale;
+    levels[i] = std::min(15.0, std::max(0.0, std::nearbyint(x + zero))) - zero;
+    errors[i] = x - levels[i];
+  }
+}
+
+NYBBLE_PER_ISA void take_powers(const double* errors, int64_t count, float exponent, float* powers) {
+  for (int64_t i = 0; i < count; ++i) powers[i] = power(static_cast<float>(errors[i]), exponent);
+}
 
 double narrowed(double value, DType dtype, uint32_t& bits) {
   switch (dtype) {
@@ -54,79 +77,89 @@ int code_of(double weight, const Fit& fit) {
 
 class GroupSearch {
  public:
-  GroupSearch(std::span<const float> weights, const GridOptions& grid, const HqqOptions& options)
-      : weights_(weights), grid_(grid), options_(options), codes_(weights.size()) {}
+  GroupSearch(const GridOptions& grid, const HqqOptions& options) : grid_(grid), options_(options) {}
 
   // nullopt: the scale overflows its type.
-  std::optional<Fit> run() {
-    const rtn::GroupScale plain = scale_for(range_of(weights_), 1.0f, {false, grid_.scale_dtype});
+  std::optional<Fit> run(std::span<const float> weights) {
+    weights_ = weights;
+    levels_.resize(weights.size());
+    errors_.resize(weights.size());
+    powers_.resize(weights.size());
+    const rtn::GroupScale plain = scale_for(range_of(weights), 1.0f, {false, grid_.scale_dtype});
     if (plain.overflows) return std::nullopt;
     // Round to nearest on min <= 0 <= max is where the search must not fall behind.
-    Fit best = judged(plain.bits, plain.scale, plain.zero, options_.round_zeros);
+    Fit best = judged(plain.scale, plain.zero);
     if (plain.scale == 0) return best;
-    const rtn::Range range = range_of(weights_);
-    const auto [low, high] = std::minmax_element(weights_.begin(), weights_.end());
-    for (int step = 0; step < options_.range_steps; ++step) {
-      const float shrink = static_cast<float>(kMaxRangeSteps - step) / kMaxRangeSteps;
-      const rtn::GroupScale whole = scale_for(range, shrink, {false, grid_.scale_dtype});
-      improve(best, whole.bits, whole.scale, whole.zero);
-      if (options_.round_zeros) continue;
-      // A float zero point need not be whole, and the range need not hold 0.
-      uint32_t bits = 0;
-      const double scale = narrowed((static_cast<double>(*high) - *low) * shrink / 15, grid_.scale_dtype, bits);
-      if (scale > 0 && std::isfinite(scale)) improve(best, bits, scale, -*low * shrink / scale);
-    }
+    improve(best, plain.scale, plain.zero);
+    if (options_.round_zeros) return best;
+    // A float zero point need not be whole, and the range need not hold 0.
+    const auto [low, high] = std::minmax_element(weights.begin(), weights.end());
+    uint32_t bits = 0;
+    const double scale = narrowed((static_cast<double>(*high) - *low) / 15, grid_.scale_dtype, bits);
+    if (scale > 0 && std::isfinite(scale)) improve(best, scale, -*low / scale);
     return best;
   }
 
  private:
-  // Sets codes_.
-  Fit judged(uint32_t scale_bits, double scale, double zero, bool round) {
-    Fit fit{.scale_bits = scale_bits, .scale = scale};
-    if (round) {
+  // What storing the two makes of them. Where nothing can store the scale, the objective is infinite.
+  Fit judged(double scale, double zero) {
+    Fit fit;
+    fit.scale = narrowed(scale, grid_.scale_dtype, fit.scale_bits);
+    if (options_.round_zeros) {
       fit.zero = std::clamp(std::nearbyint(zero), 0.0, 15.0);
       fit.zero_bits = static_cast<uint32_t>(fit.zero);
     } else {
       fit.zero = narrowed(zero, grid_.scale_dtype, fit.zero_bits);
     }
-    for (size_t i = 0; i < weights_.size(); ++i) {
-      codes_[i] = code_of(weights_[i], fit);
-      fit.objective += std::pow(std::abs(weights_[i] - (codes_[i] - fit.zero) * fit.scale), options_.lp_norm);
+    if (!(fit.scale > 0 && std::isfinite(fit.scale))) {
+      fit.objective = std::numeric_limits<double>::infinity();
+      return fit;
     }
+    round_in(fit.scale, fit.zero, options_.lp_norm);
+    for (const float loss : powers_) fit.objective += loss;
+    fit.objective *= std::pow(fit.scale, options_.lp_norm);
     return fit;
   }
 
-  void keep_if_better(Fit& best, const Fit& fit) {
-    const Fit storable = options_.round_zeros ? judged(fit.scale_bits, fit.scale, fit.zero, true) : fit;
-    if (storable.objective < best.objective) best = storable;
+  // Iterates from a scale and a zero point, and keeps what is better than `best`.
+  void improve(Fit& best, double scale, double zero) {
+    double beta = options_.beta;
+    for (int i = 0; std::abs(zero) <= kLargestZero; ++i, beta *= options_.kappa) {
+      if (const Fit fit = judged(scale, zero); fit.objective < best.objective) best = fit;
+      if (i == options_.iterations) return;
+      round_in(scale, zero, options_.lp_norm - 1);
+      double levels = 0, targets = 0, dot = 0, square = 0;  // a target is w / s - e
+      for (size_t j = 0; j < levels_.size(); ++j) {
+        const double level = levels_[j], size = std::abs(errors_[j]);
+        const double target = level + std::copysign(std::min(size, powers_[j] / beta), errors_[j]);
+        levels += level;
+        targets += target;
+        dot += level * target;
+        square += level * level;
+      }
+      const double growth = options_.round_zeros ? dot / square : 1;
+      if (!(growth > 0)) return;
+      zero += (levels - targets / growth) / static_cast<double>(levels_.size());
+      if (options_.round_zeros) zero = std::clamp(std::nearbyint(zero), 0.0, 15.0);
+      scale *= growth;
+    }
   }
 
-  // Iterates from `zero` and keeps what is better than `best`; stops early where a step gains nothing.
-  void improve(Fit& best, uint32_t scale_bits, double scale, double zero) {
-    double beta = options_.beta, least = 0;
-    for (int i = 0; i <= options_.iterations && std::abs(zero) <= kLargestZero; ++i, beta *= options_.kappa) {
-      const Fit fit = judged(scale_bits, scale, zero, false);
-      if (i > 0 && !(fit.objective < least)) return;
-      least = fit.objective;
-      double sum = 0;
-      for (size_t j = 0; j < weights_.size(); ++j) {
-        const double error = weights_[j] - (codes_[j] - fit.zero) * scale, size = std::abs(error);
-        const double kept =
-            size == 0 ? 0 : std::copysign(std::max(0.0, size - std::pow(size, options_.lp_norm - 1) / beta), error);
-        sum += codes_[j] - (weights_[j] - kept) / scale;
-      }
-      zero = sum / static_cast<double>(weights_.size());
-      keep_if_better(best, fit);
-    }
+  // Sets levels_, errors_ and powers_.
+  void round_in(double scale, double zero, double exponent) {
+    const int64_t count = static_cast<int64_t>(weights_.size());
+    round_to_steps(weights_.data(), count, scale, zero, levels_.data(), errors_.data());
+    take_powers(errors_.data(), count, static_cast<float>(exponent), powers_.data());
   }
 
   // Beyond, neighbouring codes are one number in bf16.
   static constexpr double kLargestZero = 256;
 
-  std::span<const float> weights_;
   const GridOptions& grid_;
   const HqqOptions& options_;
-  std::vector<int> codes_;
+  std::span<const float> weights_;
+  std::vector<double> levels_, errors_;  // in steps
+  std::vector<float> powers_;
 };
 
 Result<void> check(const GridOptions& grid, const HqqOptions& options) {
@@ -140,8 +173,6 @@ Result<void> check(const GridOptions& grid, const HqqOptions& options) {
                             options.kappa);
   if (options.iterations < 0 || options.iterations > 1000)
     return invalid_argument("HqqOptions::iterations is {}; it may be 0 to 1000", options.iterations);
-  if (options.range_steps < 1 || options.range_steps > kMaxRangeSteps)
-    return invalid_argument("HqqOptions::range_steps is {}; it may be 1 to {}", options.range_steps, kMaxRangeSteps);
   return {};
 }
 
@@ -162,12 +193,13 @@ Result<QuantizedWeight> quantize_hqq(const DenseWeight& dense, const GridOptions
   std::atomic<int64_t> bad_group{rtn::kNoFault};
   base::parallel_for((weight.n + kRowsPerItem - 1) / kRowsPerItem, grid.num_threads, [&](int64_t item) {
     std::vector<float> row(k);
+    GroupSearch search(grid, options);
     for (int64_t n = item * kRowsPerItem; n < std::min(weight.n, (item + 1) * kRowsPerItem); ++n) {
       read_row(dense, n, row.data());
       for (int64_t group = 0; group < groups; ++group) {
         const GroupSpan span = group_span(group, grid.group_size, k);
         const auto part = std::span<const float>(row).subspan(span.begin, span.size());
-        const std::optional<Fit> fit = GroupSearch(part, grid, options).run();
+        const std::optional<Fit> fit = search.run(part);
         const int64_t index = n * groups + group;
         if (!fit) {
           lower(bad_group, index);

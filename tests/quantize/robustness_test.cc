@@ -152,10 +152,7 @@ TEST(Robustness, FiniteInFiniteOutOrANamedError) {
         break;
       case 1:
         c.grid.symmetric = false;
-        judge.look(
-            "hqq", c,
-            quantize_hqq(c.dense, c.grid,
-                         {.round_zeros = choice.below(3, 2) == 0, .range_steps = 1 + 4 * int(choice.below(4, 2))}));
+        judge.look("hqq", c, quantize_hqq(c.dense, c.grid, {.round_zeros = choice.below(3, 2) == 0}));
         break;
       case 2: {
         const std::vector<const DenseWeight*> layers = {&c.dense};
