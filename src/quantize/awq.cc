@@ -234,49 +234,34 @@ Result<QuantizedWeight> quantize_clipped(const DenseWeight& dense, const GridOpt
   Result<QuantizedWeight> prepared = quantize::prepare(dense, grid);
   if (!prepared || prepared->codes.empty()) return prepared;
   QuantizedWeight weight = std::move(*prepared);
-  const int64_t k = weight.k, groups = weight.groups();
+  const int64_t k = weight.k;
   const GroupGrid group_grid{grid.symmetric, grid.scale_dtype};
-  std::atomic<int64_t> bad_group{rtn::kNoFault};
-  base::parallel_for((weight.n + kRowsPerItem - 1) / kRowsPerItem, grid.num_threads, [&](int64_t item) {
-    std::vector<float> row(k);
-    std::vector<double> errors, products;
-    for (int64_t n = item * kRowsPerItem; n < std::min(weight.n, (item + 1) * kRowsPerItem); ++n) {
-      read_row(dense, n, row.data());
-      for (int64_t group = 0; group < groups; ++group) {
-        const GroupSpan span = group_span(group, grid.group_size, k);
-        const auto part = std::span<const float>(row).subspan(span.begin, span.size());
-        const rtn::Range range = range_of(part);
-        rtn::GroupScale best;
-        double least = 0;
-        for (int step = 0; step < clip_steps; ++step) {
-          const rtn::GroupScale scale = scale_for(range, static_cast<float>(kMaxSteps - step) / kMaxSteps, group_grid);
-          errors.resize(span.size());
-          for (int64_t i = 0; i < span.size(); ++i) errors[i] = rounded(part[i], scale) - part[i];
-          double loss = 0;
-          if (statistics.hessian.empty()) {
-            for (int64_t i = 0; i < span.size(); ++i)
-              loss += errors[i] * errors[i] * statistics.mean_square[span.begin + i];
-          } else {
-            products.assign(span.size(), 0);
-            multiply_add(errors.data(), span.size(), statistics.hessian.data() + span.begin * k + span.begin, k,
-                         products.data(), span.size(), 1, span.size(), span.size());
-            for (int64_t i = 0; i < span.size(); ++i) loss += errors[i] * products[i];
-          }
-          if (step == 0 || loss < least) best = scale, least = loss;
-          if (scale.scale == 0 || scale.overflows) break;
+  const auto make_fit = [&] {
+    return [&, errors = std::vector<double>(), products = std::vector<double>()](const Group& group) mutable {
+      const int64_t begin = group.features.begin, size = group.features.size();
+      const rtn::Range range = range_of(group.weights);
+      rtn::GroupScale best;
+      double least = 0;
+      for (int step = 0; step < clip_steps; ++step) {
+        const rtn::GroupScale scale = scale_for(range, static_cast<float>(kMaxSteps - step) / kMaxSteps, group_grid);
+        errors.resize(size);
+        for (int64_t i = 0; i < size; ++i) errors[i] = rounded(group.weights[i], scale) - group.weights[i];
+        double loss = 0;
+        if (statistics.hessian.empty()) {
+          for (int64_t i = 0; i < size; ++i) loss += errors[i] * errors[i] * statistics.mean_square[begin + i];
+        } else {
+          products.assign(size, 0);
+          multiply_add(errors.data(), size, statistics.hessian.data() + begin * k + begin, k, products.data(), size, 1,
+                       size, size);
+          for (int64_t i = 0; i < size; ++i) loss += errors[i] * products[i];
         }
-        const int64_t index = n * groups + group;
-        if (best.overflows) {
-          lower(bad_group, index);
-          continue;
-        }
-        encode_group(part, best, weight.codes.data() + n * k + span.begin);
-        weight.scales.set_bits(index, best.bits);
-        if (!grid.symmetric) weight.int_zeros[index] = static_cast<uint8_t>(best.zero);
+        if (step == 0 || loss < least) best = scale, least = loss;
+        if (scale.scale == 0 || scale.overflows) break;
       }
-    }
-  });
-  if (bad_group != rtn::kNoFault) return scale_overflow(dense, grid, bad_group);
+      return store_group(weight, group, best);
+    };
+  };
+  if (Result<void> done = for_each_group(dense, grid, make_fit); !done) return done.error();
   return weight;
 }
 

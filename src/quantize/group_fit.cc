@@ -125,6 +125,14 @@ void encode_group(std::span<const float> weights, const GroupScale& scale, uint8
     codes[i] = static_cast<uint8_t>(static_cast<int>(chosen_level(weights[i], scale)) + scale.zero);
 }
 
+bool store_group(QuantizedWeight& weight, const Group& group, const GroupScale& scale) {
+  if (scale.overflows) return false;
+  encode_group(group.weights, scale, weight.codes.data() + group.first_code);
+  weight.scales.set_bits(group.index, scale.bits);
+  if (weight.zero_kind == ZeroKind::kInt) weight.int_zeros[group.index] = static_cast<uint8_t>(scale.zero);
+  return true;
+}
+
 double rounded(float weight, const GroupScale& scale) {
   return static_cast<double>(chosen_level(weight, scale)) * scale.scale;
 }

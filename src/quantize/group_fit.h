@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "quantize/rows.h"
 #include "quantize/rtn.h"
 
 namespace nybble::quantize {
@@ -26,6 +27,9 @@ rtn::GroupScale fit_group(std::span<const float> weights, std::span<const float>
 
 // codes[i] for weights[i]; the scale does not overflow.
 void encode_group(std::span<const float> weights, const rtn::GroupScale& scale, uint8_t* codes);
+
+// Puts codes, scale and zero point where they belong; false: the scale overflows, and nothing is stored.
+bool store_group(QuantizedWeight& weight, const Group& group, const rtn::GroupScale& scale);
 
 // (code - zero) * scale of what encode_group() would choose: exact in double.
 double rounded(float weight, const rtn::GroupScale& scale);

@@ -13,13 +13,11 @@
 //   s <- s <u - z, w / s - e> / <u - z, u - z>
 // Each step is small, so ranges that clip more than the errors' gain is worth in squares are not reached. A search over
 // all ranges by a norm below 1 does reach them, for it forgives a clipped weight nearly anything.
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <optional>
 
 #include "base/error.h"
-#include "base/parallel.h"
 #include "quantize/group_fit.h"
 #include "quantize/per_isa.h"
 #include "quantize/rows.h"
@@ -183,39 +181,27 @@ Result<QuantizedWeight> quantize_hqq(const DenseWeight& dense, const GridOptions
   Result<QuantizedWeight> prepared = quantize::prepare(dense, grid);
   if (!prepared) return prepared;
   QuantizedWeight weight = std::move(*prepared);
-  const int64_t k = weight.k, groups = weight.groups();
   if (!options.round_zeros) {
     weight.zero_kind = ZeroKind::kFloat;
     weight.int_zeros.clear();
     weight.float_zeros.dtype = grid.scale_dtype;
-    weight.float_zeros.resize(weight.n * groups);
+    weight.float_zeros.resize(weight.n * weight.groups());
   }
-  std::atomic<int64_t> bad_group{rtn::kNoFault};
-  base::parallel_for((weight.n + kRowsPerItem - 1) / kRowsPerItem, grid.num_threads, [&](int64_t item) {
-    std::vector<float> row(k);
-    GroupSearch search(grid, options);
-    for (int64_t n = item * kRowsPerItem; n < std::min(weight.n, (item + 1) * kRowsPerItem); ++n) {
-      read_row(dense, n, row.data());
-      for (int64_t group = 0; group < groups; ++group) {
-        const GroupSpan span = group_span(group, grid.group_size, k);
-        const auto part = std::span<const float>(row).subspan(span.begin, span.size());
-        const std::optional<Fit> fit = search.run(part);
-        const int64_t index = n * groups + group;
-        if (!fit) {
-          lower(bad_group, index);
-          continue;
-        }
-        for (int64_t i = 0; i < span.size(); ++i)
-          weight.codes[n * k + span.begin + i] = static_cast<uint8_t>(code_of(part[i], *fit));
-        weight.scales.set_bits(index, fit->scale_bits);
-        if (options.round_zeros)
-          weight.int_zeros[index] = static_cast<uint8_t>(fit->zero_bits);
-        else
-          weight.float_zeros.set_bits(index, fit->zero_bits);
-      }
-    }
-  });
-  if (bad_group != rtn::kNoFault) return scale_overflow(dense, grid, bad_group);
+  const auto make_fit = [&] {
+    return [&, search = GroupSearch(grid, options)](const Group& group) mutable {
+      const std::optional<Fit> fit = search.run(group.weights);
+      if (!fit) return false;
+      for (size_t i = 0; i < group.weights.size(); ++i)
+        weight.codes[group.first_code + i] = static_cast<uint8_t>(code_of(group.weights[i], *fit));
+      weight.scales.set_bits(group.index, fit->scale_bits);
+      if (options.round_zeros)
+        weight.int_zeros[group.index] = static_cast<uint8_t>(fit->zero_bits);
+      else
+        weight.float_zeros.set_bits(group.index, fit->zero_bits);
+      return true;
+    };
+  };
+  if (Result<void> done = for_each_group(dense, grid, make_fit); !done) return done.error();
   return weight;
 }
 

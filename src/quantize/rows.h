@@ -3,9 +3,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <span>
 #include <vector>
 
+#include "base/parallel.h"
 #include "quantize/prepare.h"
+#include "quantize/rtn.h"
 
 namespace nybble::quantize {
 
@@ -37,6 +40,38 @@ struct GroupSpan {
 inline GroupSpan group_span(int64_t group, int group_size, int64_t k) {
   if (group_size == kPerColumn) return {0, k};
   return {group * group_size, std::min(k, (group + 1) * group_size)};
+}
+
+// One group of one row.
+struct Group {
+  int64_t index = 0;       // among the scales
+  int64_t first_code = 0;  // among the codes
+  GroupSpan features;
+  std::span<const float> weights;
+};
+
+// Calls a function with every group of what prepare() made of `dense`, several threads at a time. The function is
+// `make()`, made anew for each item of the loop, so that it may keep buffers; it returns false where the group's scale
+// overflows its type, and the first such group is the error.
+template <typename Make>
+Result<void> for_each_group(const DenseWeight& dense, const GridOptions& grid, const Make& make) {
+  const int64_t groups = grid.group_size == kPerColumn ? 1 : (dense.k + grid.group_size - 1) / grid.group_size;
+  std::atomic<int64_t> bad_group{rtn::kNoFault};
+  base::parallel_for((dense.n + kRowsPerItem - 1) / kRowsPerItem, grid.num_threads, [&](int64_t item) {
+    auto take = make();
+    std::vector<float> row(dense.k);
+    for (int64_t n = item * kRowsPerItem; n < std::min(dense.n, (item + 1) * kRowsPerItem); ++n) {
+      read_row(dense, n, row.data());
+      for (int64_t i = 0; i < groups; ++i) {
+        const GroupSpan span = group_span(i, grid.group_size, dense.k);
+        const Group group{n * groups + i, n * dense.k + span.begin, span,
+                          std::span<const float>(row).subspan(span.begin, span.size())};
+        if (!take(group)) lower(bad_group, group.index);
+      }
+    }
+  });
+  if (bad_group != rtn::kNoFault) return scale_overflow(dense, grid, bad_group);
+  return {};
 }
 
 }  // namespace nybble::quantize
