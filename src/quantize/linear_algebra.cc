@@ -3,6 +3,7 @@
 #include <Eigen/Dense>
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "base/parallel.h"
 #include "quantize/per_isa.h"
@@ -37,14 +38,57 @@ NYBBLE_PER_ISA void add_rows(const double* a, const float* b, int64_t ld_b, doub
     for (int64_t j = 0; j < columns; ++j) out[j] += a[i] * b[i * ld_b + j];
 }
 
+// A tile of out stays in registers while a piece of b passes: each element sums in the order that add_rows() has.
+constexpr int64_t kTileRows = 4, kTileColumns = 16;
+using Eight = double __attribute__((vector_size(64)));
+
+inline void load(const double* from, Eight& to) { std::memcpy(&to, from, sizeof(to)); }
+inline void load(const float* from, Eight& to) {
+  for (int i = 0; i < 8; ++i) to[i] = from[i];
+}
+
+template <class T>
+[[gnu::always_inline]] inline void sum_tile(const double* a, int64_t ld_a, const T* b, int64_t ld_b, double* out,
+                                            int64_t ld_out, int64_t inner) {
+  Eight sums[kTileRows][2];
+  for (int r = 0; r < kTileRows; ++r) std::memcpy(sums[r], out + r * ld_out, sizeof(sums[r]));
+  for (int64_t i = 0; i < inner; ++i) {
+    Eight row[2];
+    for (int c = 0; c < 2; ++c) load(b + i * ld_b + c * 8, row[c]);
+    for (int r = 0; r < kTileRows; ++r)
+      for (int c = 0; c < 2; ++c) sums[r][c] += a[r * ld_a + i] * row[c];
+  }
+  for (int r = 0; r < kTileRows; ++r) std::memcpy(out + r * ld_out, sums[r], sizeof(sums[r]));
+}
+NYBBLE_PER_ISA void add_tile(const double* a, int64_t ld_a, const double* b, int64_t ld_b, double* out, int64_t ld_out,
+                             int64_t inner) {
+  sum_tile(a, ld_a, b, ld_b, out, ld_out, inner);
+}
+NYBBLE_PER_ISA void add_tile(const double* a, int64_t ld_a, const float* b, int64_t ld_b, double* out, int64_t ld_out,
+                             int64_t inner) {
+  sum_tile(a, ld_a, b, ld_b, out, ld_out, inner);
+}
+
+template <class T>
+void multiply_piece(const double* a, int64_t ld_a, const T* b, int64_t ld_b, double* out, int64_t ld_out, int64_t rows,
+                    int64_t inner, int64_t columns) {
+  const int64_t tiled_rows = rows - rows % kTileRows, tiled_columns = columns - columns % kTileColumns;
+  for (int64_t j = 0; j < tiled_columns; j += kTileColumns)
+    for (int64_t r = 0; r < tiled_rows; r += kTileRows)
+      add_tile(a + r * ld_a, ld_a, b + j, ld_b, out + r * ld_out + j, ld_out, inner);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t j = r < tiled_rows ? tiled_columns : 0;
+    add_rows(a + r * ld_a, b + j, ld_b, out + r * ld_out + j, inner, columns - j);
+  }
+}
+
 template <class T>
 void multiply_pieces(const double* a, int64_t ld_a, const T* b, int64_t ld_b, double* out, int64_t ld_out, int64_t rows,
                      int64_t inner, int64_t columns) {
   for (int64_t j = 0; j < columns; j += kColumnsPerPiece)
     for (int64_t i = 0; i < inner; i += kInnerPerPiece)
-      for (int64_t r = 0; r < rows; ++r)
-        add_rows(a + r * ld_a + i, b + i * ld_b + j, ld_b, out + r * ld_out + j, std::min(kInnerPerPiece, inner - i),
-                 std::min(kColumnsPerPiece, columns - j));
+      multiply_piece(a + i, ld_a, b + i * ld_b + j, ld_b, out + j, ld_out, rows, std::min(kInnerPerPiece, inner - i),
+                     std::min(kColumnsPerPiece, columns - j));
 }
 
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
