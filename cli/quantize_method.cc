@@ -52,7 +52,7 @@ bool may_clip(const std::string& layer) {
 
 void MethodOptions::add_to(CLI::App& verb) {
   verb.add_option("--method", method,
-                  "rtn: round to nearest; range: search each group's range; hqq: search zero points (implies "
+                  "rtn: round to nearest; range: search each group's range; hqq: search scales and zeros (implies "
                   "--asymmetric); gptq, awq: calibrated, with --stats")
       ->check(CLI::IsMember({"rtn", "range", "hqq", "gptq", "awq"}))
       ->capture_default_str();

@@ -4,8 +4,8 @@
     scripts/fetch_chat_model.sh && scripts/fetch_text.sh        (docs/quality.md says how the second model is made)
     examples/quality.py --build build/full [--device cuda]
 
-For each model found in .deps/models: collects statistics on the calibration text, quantizes by all methods at groups of 128,
-64 and 32, and measures perplexity on the held-out text and KL divergence to the dense model, all candidates in one pass.
+For each model found in .deps/models: collects statistics on the calibration text, quantizes by all methods in groups of three
+sizes, and measures perplexity on the held-out text and KL divergence to the dense model, all candidates in one pass.
 Writes bench/results/quality/MODEL.json and the tables of docs/quality.md. Needs numpy and safetensors.
 
 --methods and --groups measure some alone. With --add the rows that MODEL.json has of others stay beside them, if it is of the
@@ -29,7 +29,9 @@ import time
 import numpy
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-GROUPS = (128, 64, 32)
+# Of each model: where it lies in its folder, and the groups of its table. compressed-tensors has no partial groups, and 128 does
+# not divide the 576 features of SmolLM2.
+MODELS = {"SmolLM2-135M-Instruct": ("model.gguf", (192, 64, 32)), "debian-llama": (".", (128, 64, 32))}
 STATISTICS = "STATISTICS"  # stands for the file where a method is given it
 # Of each row: method, grid, the options of `nybble quantize`.
 METHODS = (
@@ -151,7 +153,7 @@ def processor():
     return platform.machine()
 
 
-def measure(model, name, programs, options, work):
+def measure(model, name, groups, programs, options, work):
     """The result of one model. `model`: a GGUF file, or a Hugging Face folder of dense weights."""
     is_gguf = model.suffix == ".gguf"
     statistics, dense = work / "statistics.safetensors", model
@@ -179,7 +181,7 @@ def measure(model, name, programs, options, work):
                 "warnings": json.loads(printed)["warnings"]}, out
 
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        rows = list(pool.map(lambda job: quantize(*job), [(group, *each) for group in options.groups for each in methods]))
+        rows = list(pool.map(lambda job: quantize(*job), [(group, *each) for group in groups for each in methods]))
     candidates = [argument for _, out in rows for argument in ("--weights", out)]
     measured = json.loads(programs.run("nybble-llama", "perplexity", model, *candidates, "--against", model, "--text",
                                        options.text / "heldout.txt", "--max-tokens", options.tokens, "--context",
@@ -235,23 +237,23 @@ def main():
     parser.add_argument("--calibration-tokens", type=int, default=32768)
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--stride", type=int, default=256)
-    parser.add_argument("--groups", type=int, nargs="+", default=GROUPS)
+    parser.add_argument("--groups", type=int, nargs="+", help="these alone")
     parser.add_argument("--methods", nargs="+", choices=sorted({method for method, _, _ in METHODS}), help="these alone")
     parser.add_argument("--add", action="store_true", help="keep the rows of others in MODEL.json")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--jobs", type=int, default=4, help="quantizations at a time")
     parser.add_argument("--commit", help="of the programs, where this is no checkout")
     options = parser.parse_args()
-    models = {"SmolLM2-135M-Instruct": "model.gguf", "debian-llama": "."}
     programs = Programs(options.build.resolve(), options.threads)
-    found = [(name, options.models / name / part) for name, part in models.items()
+    found = [(name, options.models / name / part, groups) for name, (part, groups) in MODELS.items()
              if (options.models / name).is_dir() and (not options.only or name in options.only)]
     if not found:
         sys.exit(f"quality: no model in {options.models}; scripts/fetch_chat_model.sh fetches one")
-    for name, model in found:
+    for name, model, groups in found:
         work = pathlib.Path(tempfile.mkdtemp(prefix="quality."))
         try:
-            result, path = measure(model, name, programs, options, work), options.out / f"{name}.json"
+            result = measure(model, name, options.groups or groups, programs, options, work)
+            path = options.out / f"{name}.json"
             write(merged(result, path) if options.add and path.is_file() else result, path)
         finally:
             shutil.rmtree(work)
