@@ -47,6 +47,7 @@ TEST(NamePattern, SaysWhatIsWrong) {
   EXPECT_THAT(NamePattern::compile("a(b", budget).error().message, HasSubstr("'a(b' is no regular expression"));
   EXPECT_THAT(NamePattern::compile(std::string(2049, 'a'), budget).error().message, HasSubstr("2049 bytes"));
   EXPECT_FALSE(NamePattern::compile("((a{1000}){1000}){1000}", budget));
+  EXPECT_FALSE(NamePattern::compile("a{7777777777777777777}", budget));  // std::regex multiplied it past an int64_t
   EXPECT_FALSE(NamePattern::compile("(*UTF)a", budget));
   EXPECT_FALSE(NamePattern::compile(std::string(100, '(') + std::string(100, ')'), budget));
 }
