@@ -621,7 +621,10 @@ TEST(Program, CommandsWork) {
   const auto [chat_folder_status, chat_folder_output] =
       run_program("generate " + folder.path() + " --chat --prompt Hi");
   EXPECT_EQ(chat_folder_status, 1);
-  EXPECT_THAT(chat_folder_output, HasSubstr("chats need a GGUF file"));
+  EXPECT_THAT(chat_folder_output, HasSubstr("has no chat template"));
+  write_text(folder / "chat_template.jinja", "{{ '<|im_start|>user' }}");
+  const auto [template_status, template_output] = run_program("generate " + folder.path() + " --chat --prompt Hi -n 5");
+  EXPECT_EQ(template_status, 0) << template_output;
   const auto [collect_status, collect_output] = run_program("collect " + kTiny + " --text " + folder.path() +
                                                             "/text.txt --out " + folder.path() + "/s.safetensors");
   EXPECT_EQ(collect_status, 0) << collect_output;
