@@ -3,12 +3,13 @@
 
     scripts/ship_tables.py [--check] [ROOT]
 
-With --check it changes nothing and fails where a table is not what its measurements make it.
+Where a kernel was measured on a problem more than once, the mean counts. With --check it changes nothing and fails where a table is not what its measurements make it.
 """
 import argparse
 import json
 import pathlib
 import re
+import statistics
 import sys
 
 GPUS = {"h200": "NVIDIA H200"}
@@ -22,7 +23,7 @@ PROBLEM = re.compile(r"m(\d+) n(\d+) k(\d+) (.+)")
 
 
 def read_times(files, gpu):
-    """{format: {kernel: {(n, k): {m: us}}}} and what the files say of themselves."""
+    """{format: {kernel: {(n, k): {m: [us]}}}} and what the files say of themselves."""
     times, origins = {}, []
     for file in files:
         table = json.loads(file.read_text(encoding="utf-8"))
@@ -40,11 +41,10 @@ def read_times(files, gpu):
             for kernel in row["kernels"]:
                 if kernel["us"] > limit:
                     continue
-                shape = times.setdefault(words, {}).setdefault(kernel["kernel"], {}).setdefault((int(n), int(k)), {})
-                if int(m) in shape:
-                    sys.exit(f"ship_tables: {file} measured {kernel['kernel']} on '{row['problem']}' a second time")
                 late, below, factor = LATE_START
-                shape[int(m)] = kernel["us"] * (factor if int(m) < below and late.fullmatch(kernel["kernel"]) else 1)
+                factor = factor if int(m) < below and late.fullmatch(kernel["kernel"]) else 1
+                shape = times.setdefault(words, {}).setdefault(kernel["kernel"], {}).setdefault((int(n), int(k)), {})
+                shape.setdefault(int(m), []).append(kernel["us"] * factor)
     return times, origins
 
 
@@ -60,7 +60,7 @@ def table_text(name, times, origins):
         for kernel in sorted(times[words]):
             lines.append(f"KERNEL({kernel})\n")
             for (n, k), by_m in sorted(times[words][kernel].items()):
-                points = " ".join(f"AT({m}, {digits(us)})" for m, us in sorted(by_m.items()))
+                points = " ".join(f"AT({m}, {digits(statistics.mean(us))})" for m, us in sorted(by_m.items()))
                 lines.append(f"SHAPE({n}, {k}) {points}\n")
     return "".join(lines)
 
