@@ -11,8 +11,7 @@ set(CMAKE_CXX_EXTENSIONS OFF)
 find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
 find_package(Eigen3 3.4 REQUIRED NO_MODULE)
-find_package(PkgConfig REQUIRED)
-pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+include(${PROJECT_SOURCE_DIR}/cmake/pcre2.cmake)
 
 include(${CMAKE_CURRENT_LIST_DIR}/parts.cmake)
 # The readers, without what writes models.
@@ -30,4 +29,4 @@ target_link_options(nybble_fuzz PRIVATE -fsanitize=address,undefined,fuzzer -sta
 target_precompile_headers(nybble_fuzz PRIVATE <nlohmann/json.hpp> <fmt/format.h> <fmt/ranges.h> <map> <string> <vector>
   <algorithm>)
 target_link_libraries(nybble_fuzz PRIVATE Threads::Threads fmt::fmt-header-only Eigen3::Eigen
-  PkgConfig::PCRE2)
+  pcre2_archive)
