@@ -3,7 +3,8 @@
 
     scripts/ship_tables.py [--check] [ROOT]
 
-Where a kernel was measured on a problem more than once, the mean counts. With --check it changes nothing and fails where a table is not what its measurements make it.
+Where a kernel was measured on a problem more than once, the mean counts. With --check it changes nothing and fails where a
+table is not what its measurements make it.
 """
 import argparse
 import json

@@ -86,13 +86,7 @@ TEST(Gptq, ZeroPointsOf8AloneAreSymmetric) {
     // n = 2: what stands in the words' other nibbles is no zero point.
     const TestModel model(with(layer(), zeros({word, word & 0xFF})),
                           config(R"("group_size":8,"sym":false)" + std::string(settings)));
-    const auto checkpoint = model.open();
-    ASSERT_TRUE(checkpoint) << checkpoint.error().message;
-    EXPECT_EQ((*checkpoint)->layers()[0].format.zero_kind, ZeroKind::kNone);
-    EXPECT_THAT((*checkpoint)->convention(), HasSubstr("say 8, the symmetric one"));
-    EXPECT_THAT((*checkpoint)->warnings(), IsEmpty());
-    EXPECT_TRUE((*checkpoint)->check({}));
-    const auto weight = (*checkpoint)->read_quantized("l");
+    const auto weight = read_as_symmetric(model);
     ASSERT_TRUE(weight) << weight.error().message;
     EXPECT_EQ(*weight, *TestModel(layer(), kV1).read("l"));
   }

@@ -49,6 +49,18 @@ inline void expect_refused(const TestModel& model, ErrorCode code, const std::st
   EXPECT_EQ(checked.error().code, code) << what << ": " << checked.error().message;
 }
 
+// Layer "l" of a model whose stored zero points are all the symmetric one: it says so, warns of nothing, and lists
+// none.
+inline Result<QuantizedWeight> read_as_symmetric(const TestModel& model) {
+  const auto checkpoint = model.open();
+  if (!checkpoint) return checkpoint.error();
+  EXPECT_EQ((*checkpoint)->layers()[0].format.zero_kind, ZeroKind::kNone);
+  EXPECT_THAT((*checkpoint)->convention(), ::testing::HasSubstr("say 8, the symmetric one"));
+  EXPECT_THAT((*checkpoint)->warnings(), ::testing::IsEmpty());
+  EXPECT_TRUE((*checkpoint)->check({}));
+  return (*checkpoint)->read_quantized("l");
+}
+
 // `tensors` with one replaced by name, or added, or left out.
 inline Tensors with(Tensors tensors, const TestTensor& replacement) {
   for (TestTensor& tensor : tensors)

@@ -29,10 +29,6 @@ __device__ __forceinline__ void barrier_arrive_if(uint32_t barrier, bool conditi
                "r"(static_cast<int>(condition))
                : "memory");
 }
-// `arrivals` at once.
-__device__ __forceinline__ void barrier_arrive(uint32_t barrier, uint32_t arrivals) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
 // On a barrier of any CTA of the cluster. Without a scope: what it hands over is a buffer that was read to its end, and
 // a release at cluster scope costs a fence of the whole GPU, microseconds a tile.
 __device__ __forceinline__ void barrier_arrive_cluster_if(uint32_t barrier, bool condition) {

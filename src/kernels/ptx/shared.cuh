@@ -45,11 +45,6 @@ __device__ __forceinline__ float4 load_shared_float4(uint32_t address) {
                : "memory");
   return v;
 }
-__device__ __forceinline__ float2 load_shared_float2(uint32_t address) {
-  float2 v;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address) : "memory");
-  return v;
-}
 // From the L2 cache, in the order of the program.
 __device__ __forceinline__ float4 load_l2_float4(const float4* pointer) {
   float4 v;
