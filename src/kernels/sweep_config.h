@@ -18,6 +18,9 @@ struct SweepTile {
   constexpr int math_warps() const { return blocks_per_stage * row_warps; }
   constexpr int math_threads() const { return 32 * math_warps(); }
   constexpr int threads() const { return math_threads() + 64; }  // a producer, and one that keeps the epoch
+  // For __launch_bounds__. Registers are held by scheduler, of which an SM has four: of ten warps two have three, and
+  // beside a kernel of whole warps a scheduler with 88 registers for each there is no room for those.
+  constexpr int threads_held() const { return (threads() + 127) / 128 * 128; }
   constexpr int row_tiles() const { return layout::kPiecesPerBlock / row_warps; }  // pieces of 16 rows per warp
   constexpr int token_tiles() const { return tile_m / 8; }
 };
