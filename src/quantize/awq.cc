@@ -1,6 +1,5 @@
-// AWQ (Lin et al., "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration", MLSys 2024):
-// search for the scales of an input's features, and for the range of each group. The loss is the layer's mean squared
-// output error, tr(dW H dW^T): with the Hessian it needs no activations.
+#include "quantize/awq.h"
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -9,13 +8,9 @@
 #include "base/parallel.h"
 #include "quantize/calibration_check.h"
 #include "quantize/group_fit.h"
-#include "quantize/linear_algebra.h"
-#include "quantize/rows.h"
 
 namespace nybble {
-
-using namespace quantize;
-
+namespace quantize {
 namespace {
 
 // Every row, or some evenly spaced ones.
@@ -24,22 +19,6 @@ std::vector<int64_t> judged_rows(int64_t n, int64_t at_most) {
   std::vector<int64_t> rows(count);
   for (int64_t i = 0; i < count; ++i) rows[i] = (2 * i + 1) * n / (2 * count);
   return rows;
-}
-
-// sum over the rows of e H e^T; `errors` is [rows, k].
-double output_error(const std::vector<double>& errors, int64_t rows, const LayerStatistics& statistics,
-                    std::vector<double>& products) {
-  const int64_t k = statistics.k;
-  double sum = 0;
-  if (statistics.hessian.empty()) {
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t i = 0; i < k; ++i) sum += errors[r * k + i] * errors[r * k + i] * statistics.mean_square[i];
-    return sum;
-  }
-  products.assign(rows * k, 0);
-  multiply_add(errors.data(), k, statistics.hessian.data(), k, products.data(), k, rows, k, k);
-  for (int64_t i = 0; i < rows * k; ++i) sum += errors[i] * products[i];
-  return sum;
 }
 
 // The mean over all rows of all layers of |weight| / (largest of its group), per input feature.
@@ -108,50 +87,24 @@ Result<void> check(const AwqOptions& options) {
   return {};
 }
 
-// The output error of round to nearest on weights scaled by each candidate, in the units of the unscaled input.
-std::vector<double> losses_of(std::span<const DenseWeight* const> layers, const GridOptions& grid, int64_t at_most,
-                              const LayerStatistics& statistics, const std::vector<std::vector<float>>& candidates) {
-  const int64_t k = statistics.k;
-  const GroupGrid group_grid{grid.symmetric, grid.scale_dtype};
+// The output error of round to nearest on weights scaled by each candidate, over all layers.
+Result<std::vector<double>> losses_of(std::span<const DenseWeight* const> layers, int64_t at_most,
+                                      const std::vector<std::vector<float>>& candidates, AwqBackend& backend) {
   std::vector<double> losses(candidates.size(), 0);
   for (const DenseWeight* layer : layers) {
     const std::vector<int64_t> rows = judged_rows(layer->n, at_most);
     const double share = rows.empty() ? 0 : static_cast<double>(layer->n) / static_cast<double>(rows.size());
-    const int64_t count = static_cast<int64_t>(rows.size()), tiles = (count + kRowsPerItem - 1) / kRowsPerItem;
-    std::vector<double> parts(tiles * candidates.size());
-    base::parallel_for(tiles * static_cast<int64_t>(candidates.size()), grid.num_threads, [&](int64_t item) {
-      const int64_t tile = item / static_cast<int64_t>(candidates.size());
-      const std::vector<float>& scales = candidates[item % static_cast<int64_t>(candidates.size())];
-      const int64_t begin = tile * kRowsPerItem, end = std::min(count, begin + kRowsPerItem);
-      std::vector<float> row(k), scaled(k);
-      std::vector<double> errors((end - begin) * k), products;
-      for (int64_t r = begin; r < end; ++r) {
-        read_row(*layer, rows[r], row.data());
-        for (int64_t i = 0; i < k; ++i) scaled[i] = row[i] * scales[i];
-        for (int64_t group = 0; group_span(group, grid.group_size, k).begin < k; ++group) {
-          const GroupSpan span = group_span(group, grid.group_size, k);
-          const auto part = std::span<const float>(scaled).subspan(span.begin, span.size());
-          const rtn::GroupScale scale = scale_for(range_of(part), 1.0f, group_grid);
-          if (scale.overflows) {
-            parts[item] = std::numeric_limits<double>::infinity();
-            return;
-          }
-          for (int64_t i = span.begin; i < span.end; ++i)
-            errors[(r - begin) * k + i] = rounded(scaled[i], scale) / scales[i] - row[i];
-          if (grid.group_size == kPerColumn) break;
-        }
-      }
-      parts[item] = output_error(errors, end - begin, statistics, products);
-    });
-    for (size_t item = 0; item < parts.size(); ++item) losses[item % candidates.size()] += share * parts[item];
+    const Result<std::vector<double>> parts = backend.scaled_losses(*layer, rows, candidates);
+    if (!parts) return parts.error();
+    for (size_t item = 0; item < parts->size(); ++item) losses[item % candidates.size()] += share * (*parts)[item];
   }
   return losses;
 }
 
 }  // namespace
 
-Result<AwqScales> search_awq_scales(std::span<const DenseWeight* const> layers, const GridOptions& grid,
-                                    const AwqOptions& options, const LayerStatistics& statistics) {
+Result<AwqScales> run_awq_search(std::span<const DenseWeight* const> layers, const GridOptions& grid,
+                                 const AwqOptions& options, const LayerStatistics& statistics, AwqBackend& backend) {
   if (Result<void> fine = check(options); !fine) return fine.error();
   if (layers.empty()) return invalid_argument("AWQ: no layer was given to search scales for");
   for (const DenseWeight* layer : layers) {
@@ -169,17 +122,49 @@ Result<AwqScales> search_awq_scales(std::span<const DenseWeight* const> layers, 
   const std::vector<double> weight_sizes = mean_sizes(layers, grid);
   for (int step = 0; step < options.steps; ++step)
     candidates.push_back(scales_of(static_cast<double>(step) / options.steps, options.duo, statistics, weight_sizes));
-  const std::vector<double> losses = losses_of(layers, grid, options.rows, statistics, candidates);
-  best.loss = best.unscaled_loss = losses[0];
-  for (size_t i = 1; i < losses.size(); ++i) {
+  const Result<std::vector<double>> losses = losses_of(layers, options.rows, candidates, backend);
+  if (!losses) return losses.error();
+  best.loss = best.unscaled_loss = losses->front();
+  for (size_t i = 1; i < losses->size(); ++i) {
+    const double loss = (*losses)[i];
     const auto usable = [](float scale) { return std::isfinite(scale) && scale >= FLT_MIN; };
-    if (!(losses[i] < best.loss) || !std::all_of(candidates[i].begin(), candidates[i].end(), usable)) continue;
-    best.loss = losses[i];
+    if (!(loss < best.loss) || !std::all_of(candidates[i].begin(), candidates[i].end(), usable)) continue;
+    best.loss = loss;
     best.ratio = static_cast<double>(i - 1) / options.steps;
     best.scales = candidates[i];
   }
   return best;
 }
+
+Result<QuantizedWeight> run_clipping(const DenseWeight& dense, const GridOptions& grid, int clip_steps,
+                                     const LayerStatistics& statistics, AwqBackend& backend) {
+  if (clip_steps < 1 || clip_steps > kMaxClipSteps)
+    return invalid_argument("clip_steps is {}; it may be 1 to {}", clip_steps, kMaxClipSteps);
+  if (Result<void> fine = check_fits(dense, statistics); !fine) return fine.error();
+  Result<QuantizedWeight> prepared = quantize::prepare(dense, grid);
+  if (!prepared || prepared->codes.empty()) return prepared;
+  QuantizedWeight weight = std::move(*prepared);
+  if (Result<void> done = backend.round_clipped(dense, clip_steps, weight); !done) return done.error();
+  return weight;
+}
+
+Result<double> run_output_error(const DenseWeight& dense, const QuantizedWeight& weight,
+                                const LayerStatistics& statistics, AwqBackend& backend) {
+  if (Result<void> fine = check_fits(dense, statistics); !fine) return fine.error();
+  if (Result<void> fine = validate(weight); !fine) return fine.error();
+  if (weight.n != dense.n || weight.k != dense.k)
+    return invalid_argument("weight '{}' is {} x {}, but its quantized form is {} x {}", dense.name, dense.n, dense.k,
+                            weight.n, weight.k);
+  const Result<std::vector<TileErrors>> tiles = backend.output_errors(dense, dequantize(weight));
+  if (!tiles) return tiles.error();
+  TileErrors all;
+  for (const TileErrors& tile : *tiles) all.error += tile.error, all.size += tile.size;
+  return all.size > 0 ? all.error / all.size : 0.0;
+}
+
+}  // namespace quantize
+
+using namespace quantize;
 
 Result<DenseWeight> scale_columns(const DenseWeight& dense, std::span<const float> scales, int num_threads) {
   if (static_cast<int64_t>(scales.size()) != dense.k)
@@ -223,75 +208,6 @@ Result<LayerStatistics> scale_input(const LayerStatistics& statistics, std::span
                           statistics.layer, scales[i], i);
   }
   return scaled;
-}
-
-Result<QuantizedWeight> quantize_clipped(const DenseWeight& dense, const GridOptions& grid, int clip_steps,
-                                         const LayerStatistics& statistics) {
-  constexpr int kMaxSteps = 20;  // of a twentieth
-  if (clip_steps < 1 || clip_steps > kMaxSteps)
-    return invalid_argument("clip_steps is {}; it may be 1 to {}", clip_steps, kMaxSteps);
-  if (Result<void> fine = check_fits(dense, statistics); !fine) return fine.error();
-  Result<QuantizedWeight> prepared = quantize::prepare(dense, grid);
-  if (!prepared || prepared->codes.empty()) return prepared;
-  QuantizedWeight weight = std::move(*prepared);
-  const int64_t k = weight.k;
-  const GroupGrid group_grid{grid.symmetric, grid.scale_dtype};
-  const auto make_fit = [&] {
-    return [&, errors = std::vector<double>(), products = std::vector<double>()](const Group& group) mutable {
-      const int64_t begin = group.features.begin, size = group.features.size();
-      const rtn::Range range = range_of(group.weights);
-      rtn::GroupScale best;
-      double least = 0;
-      for (int step = 0; step < clip_steps; ++step) {
-        const rtn::GroupScale scale = scale_for(range, static_cast<float>(kMaxSteps - step) / kMaxSteps, group_grid);
-        errors.resize(size);
-        for (int64_t i = 0; i < size; ++i) errors[i] = rounded(group.weights[i], scale) - group.weights[i];
-        double loss = 0;
-        if (statistics.hessian.empty()) {
-          for (int64_t i = 0; i < size; ++i) loss += errors[i] * errors[i] * statistics.mean_square[begin + i];
-        } else {
-          products.assign(size, 0);
-          multiply_add(errors.data(), size, statistics.hessian.data() + begin * k + begin, k, products.data(), size, 1,
-                       size, size);
-          for (int64_t i = 0; i < size; ++i) loss += errors[i] * products[i];
-        }
-        if (step == 0 || loss < least) best = scale, least = loss;
-        if (scale.scale == 0 || scale.overflows) break;
-      }
-      return store_group(weight, group, best);
-    };
-  };
-  if (Result<void> done = for_each_group(dense, grid, make_fit); !done) return done.error();
-  return weight;
-}
-
-Result<double> relative_output_error(const DenseWeight& dense, const QuantizedWeight& weight,
-                                     const LayerStatistics& statistics, int num_threads) {
-  if (Result<void> fine = check_fits(dense, statistics); !fine) return fine.error();
-  if (Result<void> fine = validate(weight); !fine) return fine.error();
-  if (weight.n != dense.n || weight.k != dense.k)
-    return invalid_argument("weight '{}' is {} x {}, but its quantized form is {} x {}", dense.name, dense.n, dense.k,
-                            weight.n, weight.k);
-  const std::vector<float> values = dequantize(weight);
-  const int64_t k = dense.k, tiles = (dense.n + kRowsPerItem - 1) / kRowsPerItem;
-  std::vector<double> errors(tiles), sizes(tiles);
-  base::parallel_for(tiles, num_threads, [&](int64_t tile) {
-    const int64_t begin = tile * kRowsPerItem, end = std::min(dense.n, begin + kRowsPerItem);
-    std::vector<float> row(k);
-    std::vector<double> difference((end - begin) * k), whole((end - begin) * k), products;
-    for (int64_t n = begin; n < end; ++n) {
-      read_row(dense, n, row.data());
-      for (int64_t i = 0; i < k; ++i) {
-        whole[(n - begin) * k + i] = row[i];
-        difference[(n - begin) * k + i] = static_cast<double>(values[n * k + i]) - row[i];
-      }
-    }
-    errors[tile] = output_error(difference, end - begin, statistics, products);
-    sizes[tile] = output_error(whole, end - begin, statistics, products);
-  });
-  double error = 0, size = 0;
-  for (int64_t tile = 0; tile < tiles; ++tile) error += errors[tile], size += sizes[tile];
-  return size > 0 ? error / size : 0.0;
 }
 
 }  // namespace nybble
