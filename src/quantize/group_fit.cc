@@ -57,20 +57,14 @@ std::vector<Range> inner_ranges(std::span<const float> weights, bool symmetric) 
 
 }  // namespace
 
-Range range_of(std::span<const float> weights) {
+// Not inlined: among fit_group()'s many values the two that a loop carries would live in memory.
+[[gnu::noinline]] Range range_of(std::span<const float> weights) {
   Range range;
   for (const float w : weights) {
     range.min = std::min(range.min, w);
     range.max = std::max(range.max, w);
   }
   return range;
-}
-
-GroupScale scale_for(Range range, float shrink, GroupGrid grid) {
-  GroupScale scale;
-  scale.zero = grid.symmetric ? 8 : 0;
-  if (range.min == 0 && range.max == 0) return scale;
-  return rtn::scale_of(range, shrink, grid.symmetric, grid.scale_dtype);
 }
 
 GroupScale fit_group(std::span<const float> weights, std::span<const float> importance, GroupGrid grid,
@@ -109,32 +103,13 @@ GroupScale fit_group(std::span<const float> weights, std::span<const float> impo
   return scales[best];
 }
 
-namespace {
-
-float chosen_level(float weight, const GroupScale& scale) {
-  if (scale.scale == 0) return 0;
-  const float level =
-      rtn::level_of(weight, scale.scale, static_cast<float>(-scale.zero), static_cast<float>(15 - scale.zero));
-  return rtn::may_overflow(scale.scale) ? rtn::finite_level(level, scale.scale) : level;
-}
-
-}  // namespace
-
-void encode_group(std::span<const float> weights, const GroupScale& scale, uint8_t* codes) {
-  for (size_t i = 0; i < weights.size(); ++i)
-    codes[i] = static_cast<uint8_t>(static_cast<int>(chosen_level(weights[i], scale)) + scale.zero);
-}
-
 bool store_group(QuantizedWeight& weight, const Group& group, const GroupScale& scale) {
   if (scale.overflows) return false;
-  encode_group(group.weights, scale, weight.codes.data() + group.first_code);
+  uint8_t* codes = weight.codes.data() + group.first_code;
+  for (size_t i = 0; i < group.weights.size(); ++i) codes[i] = code_for(group.weights[i], scale);
   weight.scales.set_bits(group.index, scale.bits);
   if (weight.zero_kind == ZeroKind::kInt) weight.int_zeros[group.index] = static_cast<uint8_t>(scale.zero);
   return true;
-}
-
-double rounded(float weight, const GroupScale& scale) {
-  return static_cast<double>(chosen_level(weight, scale)) * scale.scale;
 }
 
 }  // namespace nybble::quantize

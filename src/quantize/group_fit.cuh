@@ -20,11 +20,14 @@ __device__ inline float largest_of_warp(float x) {
   return x;
 }
 
-__device__ inline rtn::GroupScale scale_for_range(rtn::Range range, float shrink, GroupGrid grid) {
-  rtn::GroupScale scale;
-  scale.zero = grid.symmetric ? 8 : 0;
-  if (range.min == 0 && range.max == 0) return scale;
-  return rtn::scale_of(range, shrink, grid.symmetric, grid.scale_dtype);
+// min <= 0 <= max of a group's finite weights: weight(0) to weight(count - 1).
+template <class Weight> __device__ rtn::Range range_by_warp(int64_t count, int lane, const Weight& weight) {
+  rtn::Range range;
+  for (int64_t i = lane; i < count; i += kWarpSize) {
+    range.min = fminf(range.min, weight(i));
+    range.max = fmaxf(range.max, weight(i));
+  }
+  return {-largest_of_warp(-range.min), largest_of_warp(range.max)};
 }
 
 // The largest of `sign` * weights (of their magnitudes where `sign` is 0), then the next one, and so on: what sorting
@@ -64,13 +67,8 @@ class Descending {
 __device__ inline rtn::GroupScale fit_group_by_warp(const float* weights, const float* importance, int64_t count,
                                                     const FitOptions& options, int lane) {
   constexpr int kCandidates = (rtn::kShrinkSteps + kWarpSize - 1) / kWarpSize;  // a lane's
-  rtn::Range full;
-  for (int64_t i = lane; i < count; i += kWarpSize) {
-    full.min = fminf(full.min, weights[i]);
-    full.max = fmaxf(full.max, weights[i]);
-  }
-  full = {-largest_of_warp(-full.min), largest_of_warp(full.max)};
-  const rtn::GroupScale widest = scale_for_range(full, 1.0f, options.grid);
+  const rtn::Range full = range_by_warp(count, lane, [&](int64_t i) { return weights[i]; });
+  const rtn::GroupScale widest = scale_for(full, 1.0f, options.grid);
   if (options.rule == RangeRule::kFull || widest.scale == 0 || widest.overflows) return widest;
 
   rtn::GroupScale scale[kCandidates];
@@ -78,7 +76,7 @@ __device__ inline rtn::GroupScale fit_group_by_warp(const float* weights, const 
   if (options.rule == RangeRule::kShrink) {
     for (int c = 0; c < kCandidates; ++c)
       if (const int step = lane + c * kWarpSize; step < rtn::kShrinkSteps)
-        scale[c] = scale_for_range(full, rtn::shrink_factor(step), options.grid);
+        scale[c] = scale_for(full, rtn::shrink_factor(step), options.grid);
   } else {
     Descending high(weights, count, options.grid.symmetric ? 0.0f : 1.0f, lane), low(weights, count, -1.0f, lane);
     const int64_t cuts = count / 10 < rtn::kShrinkSteps - 1 ? count / 10 : rtn::kShrinkSteps - 1;
@@ -87,7 +85,7 @@ __device__ inline rtn::GroupScale fit_group_by_warp(const float* weights, const 
       const rtn::Range range =
           options.grid.symmetric ? rtn::Range{-max, max} : rtn::Range{fminf(0.0f, -low.next()), fmaxf(0.0f, max)};
       for (int c = 0; c < kCandidates; ++c)
-        if (step == lane + c * kWarpSize) scale[c] = scale_for_range(range, 1.0f, options.grid);
+        if (step == lane + c * kWarpSize) scale[c] = scale_for(range, 1.0f, options.grid);
     }
   }
 

@@ -19,20 +19,35 @@ struct GroupGrid {
 rtn::Range range_of(std::span<const float> weights);
 
 // The scale of a range: of one without width, a scale of zero (every code is the zero point).
-rtn::GroupScale scale_for(rtn::Range range, float shrink, GroupGrid grid);
+NYBBLE_HD inline rtn::GroupScale scale_for(rtn::Range range, float shrink, GroupGrid grid) {
+  rtn::GroupScale scale;
+  scale.zero = grid.symmetric ? 8 : 0;
+  if (range.min == 0 && range.max == 0) return scale;
+  return rtn::scale_of(range, shrink, grid.symmetric, grid.scale_dtype);
+}
 
 // The scale in the range that loses least. `importance`: one number >= 0 per weight, or empty for all 1.
 rtn::GroupScale fit_group(std::span<const float> weights, std::span<const float> importance, GroupGrid grid,
                           const RangeOptions& options);
 
-// codes[i] for weights[i]; the scale does not overflow.
-void encode_group(std::span<const float> weights, const rtn::GroupScale& scale, uint8_t* codes);
+// A weight's code less the zero point, and its code; the scale does not overflow.
+NYBBLE_HD inline float level_for(float weight, const rtn::GroupScale& scale) {
+  if (scale.scale == 0) return 0;
+  const float level =
+      rtn::level_of(weight, scale.scale, static_cast<float>(-scale.zero), static_cast<float>(15 - scale.zero));
+  return rtn::may_overflow(scale.scale) ? rtn::finite_level(level, scale.scale) : level;
+}
+NYBBLE_HD inline uint8_t code_for(float weight, const rtn::GroupScale& scale) {
+  return static_cast<uint8_t>(static_cast<int>(level_for(weight, scale)) + scale.zero);
+}
+
+// (code - zero) * scale: exact in double.
+NYBBLE_HD inline double rounded(float weight, const rtn::GroupScale& scale) {
+  return static_cast<double>(level_for(weight, scale)) * scale.scale;
+}
 
 // Puts codes, scale and zero point where they belong; false: the scale overflows, and nothing is stored.
 bool store_group(QuantizedWeight& weight, const Group& group, const rtn::GroupScale& scale);
-
-// (code - zero) * scale of what encode_group() would choose: exact in double.
-double rounded(float weight, const rtn::GroupScale& scale);
 
 // |x|^exponent to about 6 digits, in plain arithmetic that gives the same bits on every machine; 0 for 0.
 NYBBLE_HD inline float power(float x, float exponent) {
