@@ -23,17 +23,16 @@ std::vector<int64_t> judged_rows(int64_t n, int64_t at_most) {
 
 // The mean over all rows of all layers of |weight| / (largest of its group), per input feature.
 std::vector<double> mean_sizes(std::span<const DenseWeight* const> layers, const GridOptions& grid) {
-  const int64_t k = layers.front()->k;
+  constexpr int64_t kColumnsPerItem = 64;
+  const int64_t k = layers.front()->k, group_size = grid.group_size == kPerColumn ? k : grid.group_size;
+  const int64_t groups = (k + group_size - 1) / group_size;
   std::vector<double> mean(k, 0);
   int64_t total_rows = 0;
   for (const DenseWeight* layer : layers) {
-    const int64_t items = (layer->n + kRowsPerItem - 1) / kRowsPerItem;
-    const int64_t groups = grid.group_size == kPerColumn ? 1 : (k + grid.group_size - 1) / grid.group_size;
-    // Columns are split among threads, so that each sum runs over the rows in their order.
     std::vector<float> largest(layer->n * groups, 0);
-    base::parallel_for(items, grid.num_threads, [&](int64_t item) {
+    base::parallel_for(tiles_of(layer->n), grid.num_threads, [&](int64_t tile) {
       std::vector<float> row(k);
-      for (int64_t n = item * kRowsPerItem; n < std::min(layer->n, (item + 1) * kRowsPerItem); ++n) {
+      for (int64_t n = tile * kRowsPerItem; n < std::min(layer->n, (tile + 1) * kRowsPerItem); ++n) {
         read_row(*layer, n, row.data());
         for (int64_t group = 0; group < groups; ++group) {
           const GroupSpan span = group_span(group, grid.group_size, k);
@@ -42,13 +41,20 @@ std::vector<double> mean_sizes(std::span<const DenseWeight* const> layers, const
         }
       }
     });
-    base::parallel_for(groups, grid.num_threads, [&](int64_t group) {
-      const GroupSpan span = group_span(group, grid.group_size, k);
+    // Columns are split among threads, so that each sum runs over the rows in their order.
+    base::parallel_for((k + kColumnsPerItem - 1) / kColumnsPerItem, grid.num_threads, [&](int64_t item) {
+      const int64_t begin = item * kColumnsPerItem, end = std::min(k, begin + kColumnsPerItem);
+      const DType dtype = layer->values.dtype;
+      std::vector<float> part(end - begin);
       for (int64_t n = 0; n < layer->n; ++n) {
-        const float most = largest[n * groups + group];
-        if (most == 0) continue;
-        for (int64_t i = span.begin; i < span.end; ++i)
-          mean[i] += std::abs(static_cast<double>(layer->values.at(n * k + i))) / most;
+        const int64_t first = (n * k + begin) * static_cast<int64_t>(dtype_bytes(dtype));
+        widen(layer->values.bytes.data() + first, dtype, end - begin, part.data());
+        for (int64_t i = begin; i < end;) {
+          const int64_t group = i / group_size, stop = std::min(end, (group + 1) * group_size);
+          const float most = largest[n * groups + group];
+          if (most == 0) i = stop;
+          for (; i < stop; ++i) mean[i] += std::abs(static_cast<double>(part[i - begin])) / most;
+        }
       }
     });
     total_rows += layer->n;
