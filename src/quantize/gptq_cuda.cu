@@ -1,15 +1,12 @@
 // GPTQ on the GPU: gptq.h says by which formula. A warp takes a row through a block of columns, whose part of I + U
 // lies in shared memory; a matrix product takes the errors of a block to the columns after it. Built without
 // contraction into FMA.
-#include <cuda_fp16.h>
-
 #include <algorithm>
 
-#include "nybble/launch.h"
 #include "quantize/gptq.h"
 #include "quantize/group_fit.cuh"
 #include "quantize/linear_algebra_cuda.h"
-#include "runtime/cuda_call.h"
+#include "quantize/on_gpu.cuh"
 
 namespace nybble {
 
@@ -21,7 +18,6 @@ namespace {
 constexpr int kBlock = static_cast<int>(kGptqBlock);
 constexpr int kWarpsPerCta = 16;
 constexpr int kThreads = kWarpsPerCta * kWarpSize;
-constexpr int64_t kSlabBytes = int64_t{2} << 30;  // rows are taken in slabs of at most this size
 
 // ---- The Hessian. The factor wanted is the upper one, I + U: read backwards in both directions it is the lower one.
 
@@ -57,45 +53,28 @@ struct Params {
   const float* mean_square;  // [k], by feature
   const float* importance;   // [k], by position; null: all 1
   FitOptions fit;
-  const void* values;  // [rows, k], by feature
-  DType dtype;
+  DeviceFloats values;  // [rows, k], by feature
   float* natural;       // [rows, k], by feature, zero where the input is dead; static groups only
   float* weights;       // [rows, k], by position
   double* corrections;  // [rows, k], by position
   double* errors;       // [rows, kBlock]
   float* scales;        // [rows, groups]
-  uint8_t* zeros;       // [rows, groups]
-  void* scale_bits;     // [rows, groups], in the scales' type
+  DeviceScales stored;  // [rows, groups]: the same as they are stored, and the zeros
   uint8_t* codes;       // [rows, k], by feature
   int* failed;          // set where the corrections leave the range of numbers
 };
 
-__device__ float load(const Params& p, int64_t i) {
-  switch (p.dtype) {
-    case DType::kBf16:
-      return rtn::float_of(uint32_t{static_cast<const uint16_t*>(p.values)[i]} << 16);
-    case DType::kFp16:
-      return __half2float(static_cast<const __half*>(p.values)[i]);
-    default:
-      return static_cast<const float*>(p.values)[i];
-  }
-}
-
 __device__ void store_scale(const Params& p, int64_t index, const rtn::GroupScale& scale) {
   p.scales[index] = scale.scale;
-  p.zeros[index] = static_cast<uint8_t>(scale.zero);
-  if (p.fit.grid.scale_dtype == DType::kFp32)
-    static_cast<uint32_t*>(p.scale_bits)[index] = scale.bits;
-  else
-    static_cast<uint16_t*>(p.scale_bits)[index] = static_cast<uint16_t>(scale.bits);
+  p.stored.store(index, scale);
 }
 
 __global__ void __launch_bounds__(kThreads) read_rows(const __grid_constant__ Params p) {
   const int64_t threads = int64_t{gridDim.x} * kThreads;
   for (int64_t at = int64_t{blockIdx.x} * kThreads + threadIdx.x; at < p.rows * p.k; at += threads) {
     const int64_t row = at / p.k, position = at % p.k, feature = p.feature[position];
-    p.weights[at] = p.mean_square[feature] == 0 ? 0.0f : load(p, row * p.k + feature);
-    if (p.natural != nullptr) p.natural[at] = p.mean_square[position] == 0 ? 0.0f : load(p, at);
+    p.weights[at] = p.mean_square[feature] == 0 ? 0.0f : p.values[row * p.k + feature];
+    if (p.natural != nullptr) p.natural[at] = p.mean_square[position] == 0 ? 0.0f : p.values[at];
     p.corrections[at] = 0;
   }
 }
@@ -214,7 +193,7 @@ __global__ void __launch_bounds__(kThreads) round_block(const __grid_constant__ 
     own.weights[i] = p.weights[row * p.k + first + i];
     own.corrections[i] = p.corrections[row * p.k + first + i];
     own.scales[i] = p.scales[scale];
-    own.zeros[i] = p.zeros[scale];
+    own.zeros[i] = p.stored.zeros[scale];
   }
   __syncwarp();
   for (int i = 0; i < size; ++i) {
@@ -234,36 +213,9 @@ __global__ void __launch_bounds__(kThreads) round_block(const __grid_constant__ 
 
 // ---- The host's part.
 
-template <class T> Result<void> copy_to(DeviceBuffer& buffer, const std::vector<T>& values) {
-  const size_t bytes = values.size() * sizeof(T);
-  if (Result<void> done = buffer.reserve(bytes); !done) return done;
-  if (bytes > 0) NYBBLE_CUDA(cudaMemcpy(buffer.data(), values.data(), bytes, cudaMemcpyHostToDevice));
-  return {};
-}
-
-// Kernels are built for one architecture.
-Result<void> check_device(const std::string& weight) {
-  constexpr int kArchitecture = 90;
-  int ordinal = 0;
-  if (cudaGetDevice(&ordinal) != cudaSuccess) (void)cudaGetLastError();
-  const Result<Device> device = Device::cuda(ordinal);
-  if (!device) return unsupported("weight '{}' on the GPU: {}", weight, device.error().message);
-  if (device->sm != kArchitecture)
-    return unsupported(
-        "weight '{}' on the GPU: {} is of architecture sm_{}, these kernels are built for sm_{} (Hopper); "
-        "the CPU takes it, too",
-        weight, device->name, device->sm, kArchitecture);
-  return {};
-}
-
 dim3 tiles_of(int64_t k) {
   const unsigned tiles = static_cast<unsigned>((k + 31) / 32);
   return dim3(tiles, tiles);
-}
-
-unsigned ctas_for(int64_t warps) {
-  constexpr int64_t kMaxCtas = 1 << 20;  // more than that go round the loop again
-  return static_cast<unsigned>(std::min((warps + kWarpsPerCta - 1) / kWarpsPerCta, kMaxCtas));
 }
 
 class GptqOnGpu final : public GptqBackend {
@@ -273,7 +225,7 @@ class GptqOnGpu final : public GptqBackend {
   Result<bool> factor(const GptqOrder& order, double added) override {
     const int64_t k = job_.dense.k;
     if (matrix_.size_bytes() == 0) {
-      if (Result<void> fine = check_device(job_.dense.name); !fine) return fine.error();
+      if (Result<void> fine = check_gpu(job_.dense.name); !fine) return fine.error();
       for (const Result<void>& done :
            {copy_to(hessian_, job_.statistics.hessian), copy_to(mean_square_, job_.statistics.mean_square),
             copy_to(feature_, order.feature), matrix_.reserve(k * k * sizeof(double))})
@@ -346,15 +298,13 @@ class GptqOnGpu final : public GptqBackend {
                .fit = {.grid = {job_.grid.symmetric, job_.grid.scale_dtype},
                        .rule = options.range.rule,
                        .exponent = options.range.exponent},
-               .values = values_.data(),
-               .dtype = job_.dense.values.dtype,
+               .values = {values_.data(), job_.dense.values.dtype},
                .natural = fixed ? part_.as<float>() : nullptr,
                .weights = weights_.as<float>(),
                .corrections = corrections_.as<double>(),
                .errors = errors_.as<double>(),
                .scales = scales_.as<float>(),
-               .zeros = zeros_.as<uint8_t>(),
-               .scale_bits = scale_bits_.data(),
+               .stored = {scale_bits_.data(), job_.grid.scale_dtype, zeros_.as<uint8_t>()},
                .codes = codes_.as<uint8_t>(),
                .failed = failed_.as<int>()};
     NYBBLE_CUDA(cudaMemset(params_.failed, 0, sizeof(int)));
@@ -372,14 +322,14 @@ class GptqOnGpu final : public GptqBackend {
     NYBBLE_CUDA(
         cudaMemcpy(values_.data(), values.bytes.data() + begin * row_bytes, rows * row_bytes, cudaMemcpyHostToDevice));
     NYBBLE_CUDA(cudaMemset(params_.scales, 0, rows * groups * sizeof(float)));
-    NYBBLE_CUDA(cudaMemset(params_.zeros, 0, rows * groups));
-    read_rows<<<ctas_for((rows * k + kWarpSize - 1) / kWarpSize), kThreads>>>(params_);
+    NYBBLE_CUDA(cudaMemset(params_.stored.zeros, 0, rows * groups));
+    read_rows<<<ctas_for((rows * k + kWarpSize - 1) / kWarpSize, kWarpsPerCta), kThreads>>>(params_);
     NYBBLE_CUDA(cudaGetLastError());
     if (order.segments.empty()) {
       const int64_t group_size = job_.grid.group_size == kPerColumn ? k : job_.grid.group_size;
-      fit_groups<<<ctas_for(rows * groups), kThreads>>>(params_, params_.natural, k,
-                                                        job_.options.weighted_range ? params_.mean_square : nullptr,
-                                                        group_size, 0, groups);
+      fit_groups<<<ctas_for(rows * groups, kWarpsPerCta), kThreads>>>(
+          params_, params_.natural, k, job_.options.weighted_range ? params_.mean_square : nullptr, group_size, 0,
+          groups);
       NYBBLE_CUDA(cudaGetLastError());
     }
     auto segment = order.segments.begin();
@@ -389,7 +339,7 @@ class GptqOnGpu final : public GptqBackend {
       if (segment != order.segments.end() && segment->begin == first && segment->end - first > kGptqBlock)
         if (Result<void> done = fit_long_segment(order, *segment); !done) return done.error();
       const int size = static_cast<int>(last - first);
-      round_block<<<ctas_for(rows), kThreads, sizeof(Shared)>>>(params_, first, size);
+      round_block<<<ctas_for(rows, kWarpsPerCta), kThreads, sizeof(Shared)>>>(params_, first, size);
       NYBBLE_CUDA(cudaGetLastError());
       if (Result<void> done = multiply_add_cuda(params_.errors, kBlock, params_.unit_upper + first * k + last, k,
                                                 params_.corrections + last, k, rows, size, k - last);
@@ -417,8 +367,8 @@ class GptqOnGpu final : public GptqBackend {
     for (auto block = std::upper_bound(order.blocks.begin(), order.blocks.end(), first); first < segment.end; ++block) {
       const int64_t last = *block, offset = first - segment.begin;
       const int size = static_cast<int>(last - first);
-      substitute_block<<<ctas_for(rows), kThreads, sizeof(Shared)>>>(params_, first, size, pushed_.as<double>(),
-                                                                     part_.as<float>(), columns, offset);
+      substitute_block<<<ctas_for(rows, kWarpsPerCta), kThreads, sizeof(Shared)>>>(
+          params_, first, size, pushed_.as<double>(), part_.as<float>(), columns, offset);
       NYBBLE_CUDA(cudaGetLastError());
       if (Result<void> done =
               multiply_add_cuda(params_.errors, kBlock, params_.unit_upper + first * k + last, k,
@@ -427,7 +377,7 @@ class GptqOnGpu final : public GptqBackend {
         return done.error();
       first = last;
     }
-    fit_groups<<<ctas_for(rows), kThreads>>>(
+    fit_groups<<<ctas_for(rows, kWarpsPerCta), kThreads>>>(
         params_, part_.as<float>(), columns,
         params_.importance == nullptr ? nullptr : params_.importance + segment.begin, columns, segment.group, 1);
     NYBBLE_CUDA(cudaGetLastError());

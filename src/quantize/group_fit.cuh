@@ -3,11 +3,9 @@
 #pragma once
 
 #include "quantize/group_fit.h"
+#include "quantize/on_gpu.cuh"
 
 namespace nybble::quantize {
-
-inline constexpr int kWarpSize = 32;
-inline constexpr unsigned kAllLanes = 0xFFFFFFFF;
 
 struct FitOptions {
   GroupGrid grid;

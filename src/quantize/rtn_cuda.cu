@@ -1,62 +1,45 @@
 // Round to nearest on the GPU: one warp per group, over the arithmetic of quantize/rtn.h.
-#include <cuda_fp16.h>
-
 #include "nybble/quantize.h"
+#include "quantize/on_gpu.cuh"
 #include "quantize/prepare.h"
 #include "quantize/rtn.h"
-#include "runtime/cuda_call.h"
 
 namespace nybble {
 namespace {
 
 using namespace rtn;
+using quantize::ctas_for;
+using quantize::DeviceFloats;
+using quantize::DeviceScales;
+using quantize::kAllLanes;
+using quantize::kWarpSize;
+using quantize::lower;
 using runtime::DeviceBuffer;
 
-constexpr int kWarpSize = 32;
 constexpr int kWarpsPerCta = 8;
-constexpr unsigned kAllLanes = 0xFFFFFFFF;
 constexpr int kStepsPerLane = (kShrinkSteps + kWarpSize - 1) / kWarpSize;
 
 struct Params {
-  const void* values;  // [n, k]
-  DType dtype;
+  DeviceFloats values;  // [n, k]
   int64_t n, k, group_size, groups;
   bool symmetric, search;
-  DType scale_dtype;
-  uint8_t* codes;      // [n, k]
-  void* scales;        // [n, groups]
-  uint8_t* int_zeros;  // [n, groups] when not symmetric
+  uint8_t* codes;       // [n, k]
+  DeviceScales scales;  // [n, groups]
   Faults* faults;
 };
-
-__device__ float load(const Params& p, int64_t i) {
-  switch (p.dtype) {
-    case DType::kBf16:
-      return float_of(uint32_t{static_cast<const uint16_t*>(p.values)[i]} << 16);
-    case DType::kFp16:
-      return __half2float(static_cast<const __half*>(p.values)[i]);
-    default:
-      return static_cast<const float*>(p.values)[i];
-  }
-}
-
-__device__ void note_fault(int64_t& first, int64_t index) {
-  static_assert(sizeof(long long) == sizeof(int64_t));
-  atomicMin(reinterpret_cast<long long*>(&first), static_cast<long long>(index));
-}
 
 // Each lane carries some of the candidates over all elements, in their order.
 __device__ GroupScale search(const Params& p, int64_t first, int64_t count, Range range, int lane) {
   float scale[kStepsPerLane], low[kStepsPerLane], high[kStepsPerLane];
   double error[kStepsPerLane] = {};
   for (int j = 0; j < kStepsPerLane; ++j) {
-    const GroupScale group = scale_of(range, shrink_factor(lane + j * kWarpSize), p.symmetric, p.scale_dtype);
+    const GroupScale group = scale_of(range, shrink_factor(lane + j * kWarpSize), p.symmetric, p.scales.dtype);
     scale[j] = group.scale;
     low[j] = static_cast<float>(-group.zero);
     high[j] = static_cast<float>(15 - group.zero);
   }
   for (int64_t i = 0; i < count; ++i) {
-    const float weight = load(p, first + i);
+    const float weight = p.values[first + i];
     for (int j = 0; j < kStepsPerLane; ++j) error[j] += squared_error(weight, scale[j], low[j], high[j]);
   }
   double least = 0;
@@ -71,7 +54,7 @@ __device__ GroupScale search(const Params& p, int64_t first, int64_t count, Rang
     const int other_step = __shfl_xor_sync(kAllLanes, best, distance);
     if (other < least || (other == least && other_step < best)) best = other_step, least = other;
   }
-  return scale_of(range, shrink_factor(best), p.symmetric, p.scale_dtype);
+  return scale_of(range, shrink_factor(best), p.symmetric, p.scales.dtype);
 }
 
 __device__ void quantize_group(const Params& p, int64_t index, int lane) {
@@ -80,13 +63,13 @@ __device__ void quantize_group(const Params& p, int64_t index, int lane) {
   int32_t min = 0, max = 0;
   int64_t bad = kNoFault;
   for (int64_t i = lane; i < count; i += kWarpSize) {
-    const float weight = load(p, first + i);
+    const float weight = p.values[first + i];
     if (!(fabsf(weight) <= FLT_MAX) && bad == kNoFault) bad = first + i;
     const int32_t key = key_of(weight);
     min = key < min ? key : min;
     max = key > max ? key : max;
   }
-  if (bad != kNoFault) note_fault(p.faults->element, bad);
+  if (bad != kNoFault) lower(p.faults->element, bad);
   if (__any_sync(kAllLanes, bad != kNoFault)) return;
   const Range range{value_of_key(__reduce_min_sync(kAllLanes, min)), value_of_key(__reduce_max_sync(kAllLanes, max))};
 
@@ -94,25 +77,20 @@ __device__ void quantize_group(const Params& p, int64_t index, int lane) {
   group.zero = p.symmetric ? 8 : 0;
   const bool all_zero = range.min == 0 && range.max == 0;
   if (!all_zero) {
-    group = scale_of(range, 1.0f, p.symmetric, p.scale_dtype);
+    group = scale_of(range, 1.0f, p.symmetric, p.scales.dtype);
     if (group.overflows) {
-      if (lane == 0) note_fault(p.faults->group, index);
+      if (lane == 0) lower(p.faults->group, index);
       return;
     }
     if (p.search) group = search(p, first, count, range, lane);
   }
   const float low = static_cast<float>(-group.zero), high = static_cast<float>(15 - group.zero);
   for (int64_t i = lane; i < count; i += kWarpSize) {
-    float level = all_zero ? 0.0f : level_of(load(p, first + i), group.scale, low, high);
+    float level = all_zero ? 0.0f : level_of(p.values[first + i], group.scale, low, high);
     if (may_overflow(group.scale)) level = finite_level(level, group.scale);
     p.codes[first + i] = static_cast<uint8_t>(static_cast<int>(level) + group.zero);
   }
-  if (lane != 0) return;
-  if (p.scale_dtype == DType::kFp32)
-    static_cast<uint32_t*>(p.scales)[index] = group.bits;
-  else
-    static_cast<uint16_t*>(p.scales)[index] = static_cast<uint16_t>(group.bits);
-  if (!p.symmetric) p.int_zeros[index] = static_cast<uint8_t>(group.zero);
+  if (lane == 0) p.scales.store(index, group);
 }
 
 __global__ void __launch_bounds__(kWarpSize* kWarpsPerCta) quantize_groups(const __grid_constant__ Params p) {
@@ -146,22 +124,17 @@ Result<QuantizedWeight> quantize_rtn_cuda(const DenseWeight& dense, const RtnOpt
   NYBBLE_CUDA(cudaMemcpy(device_faults->data(), &faults, sizeof faults, cudaMemcpyHostToDevice));
   NYBBLE_CUDA(cudaMemcpy(values->data(), dense.values.bytes.data(), dense.values.bytes.size(), cudaMemcpyHostToDevice));
 
-  const Params params{.values = values->data(),
-                      .dtype = dense.values.dtype,
+  const Params params{.values = {values->data(), dense.values.dtype},
                       .n = weight.n,
                       .k = weight.k,
                       .group_size = options.group_size == kPerColumn ? weight.k : options.group_size,
                       .groups = weight.groups(),
                       .symmetric = options.symmetric,
                       .search = options.range_search == RangeSearch::kSquaredError,
-                      .scale_dtype = options.scale_dtype,
                       .codes = codes->as<uint8_t>(),
-                      .scales = scales->data(),
-                      .int_zeros = zeros->as<uint8_t>(),
+                      .scales = {scales->data(), options.scale_dtype, zeros->as<uint8_t>()},
                       .faults = device_faults->as<Faults>()};
-  constexpr int64_t kMaxCtas = 1 << 20;  // more groups than that go round the loop again
-  const int64_t ctas = std::min((groups + kWarpsPerCta - 1) / kWarpsPerCta, kMaxCtas);
-  quantize_groups<<<static_cast<unsigned>(ctas), kWarpSize * kWarpsPerCta>>>(params);
+  quantize_groups<<<ctas_for(groups, kWarpsPerCta), kWarpSize * kWarpsPerCta>>>(params);
   NYBBLE_CUDA(cudaGetLastError());
   NYBBLE_CUDA(cudaMemcpy(&faults, device_faults->data(), sizeof faults, cudaMemcpyDeviceToHost));
   if (Result<void> fine = report(dense, options, faults); !fine) return fine.error();
