@@ -142,6 +142,12 @@ struct AwqScales {
 Result<AwqScales> search_awq_scales(std::span<const DenseWeight* const> layers, const GridOptions& grid,
                                     const AwqOptions& options, const LayerStatistics& statistics);
 
+// The same on the current CUDA device, bit-equal. GPU memory: the statistics, k * k * 4 bytes where they are a Hessian,
+// and at most 2 GiB for the rows, which are taken in slabs. kUnsupported where there is no Hopper GPU, kOutOfMemory
+// where its memory is too small.
+Result<AwqScales> search_awq_scales_cuda(std::span<const DenseWeight* const> layers, const GridOptions& grid,
+                                         const AwqOptions& options, const LayerStatistics& statistics);
+
 // weight[n, k] * scales[k] in fp32, and the statistics of an input divided by the scales. A product that leaves the
 // range of fp32 is an error.
 Result<DenseWeight> scale_columns(const DenseWeight& dense, std::span<const float> scales, int num_threads);
@@ -153,10 +159,18 @@ Result<LayerStatistics> scale_input(const LayerStatistics& statistics, std::span
 Result<QuantizedWeight> quantize_clipped(const DenseWeight& dense, const GridOptions& grid, int clip_steps,
                                          const LayerStatistics& statistics);
 
+// The same on the current CUDA device, bit-equal; memory and errors as of search_awq_scales_cuda().
+Result<QuantizedWeight> quantize_clipped_cuda(const DenseWeight& dense, const GridOptions& grid, int clip_steps,
+                                              const LayerStatistics& statistics);
+
 // tr(dW H dW^T) / tr(W H W^T) with dW = weight - dense: the layer's mean squared output error, relative. With mean
 // squares alone, their diagonal is H. 0 where the output is always zero.
 Result<double> relative_output_error(const DenseWeight& dense, const QuantizedWeight& weight,
                                      const LayerStatistics& statistics, int num_threads);
+
+// The same on the current CUDA device, bit-equal; memory and errors as of search_awq_scales_cuda().
+Result<double> relative_output_error_cuda(const DenseWeight& dense, const QuantizedWeight& weight,
+                                          const LayerStatistics& statistics);
 
 }  // namespace nybble
 #pragma GCC visibility pop

@@ -22,8 +22,9 @@ __device__ inline float largest_of_warp(float x) {
 template <class Weight> __device__ rtn::Range range_by_warp(int64_t count, int lane, const Weight& weight) {
   rtn::Range range;
   for (int64_t i = lane; i < count; i += kWarpSize) {
-    range.min = fminf(range.min, weight(i));
-    range.max = fmaxf(range.max, weight(i));
+    const float w = weight(i);
+    range.min = fminf(range.min, w);
+    range.max = fmaxf(range.max, w);
   }
   return {-largest_of_warp(-range.min), largest_of_warp(range.max)};
 }
