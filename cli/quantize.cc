@@ -117,7 +117,7 @@ Run add_quantize(CLI::App& app, Output& output) {
   app.add_flag("--resume", options->model.resume, "Keep the shards that an interrupted run finished");
   app.add_flag("--force", options->model.force, "Write into a folder that is not empty");
   app.add_option("--device", options->device,
-                 "Where to quantize: cpu or, for rtn and gptq, cuda; the result is the same, bit for bit")
+                 "Where to quantize: cpu or, for rtn, gptq and awq, cuda; the result is the same, bit for bit")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   app.add_option("--threads", options->threads, "CPU threads; 0: all cores")

@@ -100,8 +100,8 @@ Result<void> MethodOptions::check(const CLI::App& verb) const {
         method);
   if (statistics.empty() && report_errors)
     return invalid_argument("--report-errors needs --stats FILE: the error is that of the outputs for its inputs");
-  if (on_gpu && method != "rtn" && method != "gptq")
-    return unsupported("--device cuda: rtn and gptq run there; --method {} takes cpu", method);
+  if (on_gpu && method != "rtn" && method != "gptq" && method != "awq")
+    return unsupported("--device cuda: rtn, gptq and awq run there; --method {} takes cpu", method);
   return {};
 }
 
@@ -119,8 +119,8 @@ Result<std::unique_ptr<QuantizeMethod>> QuantizeMethod::prepare(const MethodOpti
   method->statistics_ = std::move(*statistics);
   method->statistics_hash_ = *hash;
   if (options.method == "awq") {
-    Result<ScaleFolds> folds =
-        ScaleFolds::search(model, choice, *method->statistics_, grid, {.rows = options.awq_rows}, progress);
+    Result<ScaleFolds> folds = ScaleFolds::search(model, choice, *method->statistics_, grid, {.rows = options.awq_rows},
+                                                  progress, options.on_gpu ? DeviceKind::kCuda : DeviceKind::kCpu);
     if (!folds) return folds.error();
     method->warnings_ = folds->warnings();
     method->folds_ = std::move(*folds);
@@ -181,7 +181,9 @@ Result<QuantizedWeight> QuantizeMethod::quantize(const DenseWeight& dense) {
   }();
   if (!result || !statistics || !options_.report_errors) return result;
   const Stage stage(seconds_.errors);
-  const Result<double> error = relative_output_error(*weights, *result, *statistics, grid.num_threads);
+  const Result<double> error = options_.on_gpu
+                                   ? relative_output_error_cuda(*weights, *result, *statistics)
+                                   : relative_output_error(*weights, *result, *statistics, grid.num_threads);
   if (!error) return error.error();
   errors_[dense.name] = *error;
   return result;
@@ -207,7 +209,8 @@ Result<QuantizedWeight> QuantizeMethod::calibrated(const DenseWeight& dense, con
   if (options_.method == "awq") {
     if (options_.no_clip || !may_clip(dense.name)) return quantize_range(dense, grid, {.rule = RangeRule::kFull});
     constexpr int kClipSteps = 10;
-    return quantize_clipped(dense, grid, kClipSteps, statistics);
+    return options_.on_gpu ? quantize_clipped_cuda(dense, grid, kClipSteps, statistics)
+                           : quantize_clipped(dense, grid, kClipSteps, statistics);
   }
   if (options_.method == "gptq" && statistics.hessian.empty())
     warnings_.push_back(fmt::format(

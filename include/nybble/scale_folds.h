@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "nybble/checkpoint.h"
+#include "nybble/launch.h"
 #include "nybble/statistics.h"
 
 #pragma GCC visibility push(default)
@@ -27,10 +28,11 @@ class ScaleFolds {
  public:
   // Reads the model's dense layers, a place's at a time. `choice` is the one that the model is quantized with.
   // kUnsupported for a model whose config.json names an architecture with other norms. `progress(done, total)` counts
-  // bytes of weights and may be empty.
+  // bytes of weights and may be empty. On kCuda search_awq_scales_cuda() searches, with the same result and its errors.
   static Result<ScaleFolds> search(const std::string& model, const QuantizeModelOptions& choice,
                                    const StatisticsFile& statistics, const GridOptions& grid, const AwqOptions& options,
-                                   const std::function<void(int64_t, int64_t)>& progress);
+                                   const std::function<void(int64_t, int64_t)>& progress,
+                                   DeviceKind device = DeviceKind::kCpu);
 
   const std::vector<ScaleFold>& folds() const;  // those with scales other than 1
   const std::vector<std::string>& warnings() const;

@@ -121,8 +121,8 @@ struct Place {
 class Searcher {
  public:
   Searcher(const ModelFiles& model, const Checkpoint& dense, const StatisticsFile& statistics, const GridOptions& grid,
-           const AwqOptions& options)
-      : model_(model), dense_(dense), statistics_(statistics), grid_(grid), options_(options) {}
+           const AwqOptions& options, DeviceKind device)
+      : model_(model), dense_(dense), statistics_(statistics), grid_(grid), options_(options), device_(device) {}
 
   std::vector<std::string> warnings;
 
@@ -157,7 +157,8 @@ class Searcher {
     }
     std::vector<const DenseWeight*> layers;
     for (const DenseWeight& weight : weights) layers.push_back(&weight);
-    return search_awq_scales(layers, grid_, options_, *statistics);
+    return device_ == DeviceKind::kCuda ? search_awq_scales_cuda(layers, grid_, options_, *statistics)
+                                        : search_awq_scales(layers, grid_, options_, *statistics);
   }
 
  private:
@@ -217,6 +218,7 @@ class Searcher {
   const StatisticsFile& statistics_;
   const GridOptions& grid_;
   const AwqOptions& options_;
+  const DeviceKind device_;
 };
 
 }  // namespace
@@ -227,8 +229,8 @@ const std::vector<std::string>& ScaleFolds::warnings() const { return content_->
 
 Result<ScaleFolds> ScaleFolds::search(const std::string& model, const QuantizeModelOptions& choice,
                                       const StatisticsFile& statistics, const GridOptions& grid,
-                                      const AwqOptions& options,
-                                      const std::function<void(int64_t, int64_t)>& progress) {
+                                      const AwqOptions& options, const std::function<void(int64_t, int64_t)>& progress,
+                                      DeviceKind device) {
   const Result<std::shared_ptr<const ModelFiles>> files = ModelFiles::open(model);
   if (!files) return files.error();
   if (Result<void> known = check_architecture(**files); !known) return known.error();
@@ -240,7 +242,7 @@ Result<ScaleFolds> ScaleFolds::search(const std::string& model, const QuantizeMo
   for (const LayerInfo& layer : layers->chosen) chosen.insert(layer.name);
 
   auto content = std::make_shared<Content>();
-  Searcher searcher(**files, **dense, statistics, grid, options);
+  Searcher searcher(**files, **dense, statistics, grid, options, device);
   const std::vector<Place> places = searcher.places(chosen);
   std::vector<int64_t> sizes;
   int64_t total = 0, done = 0;

@@ -7,9 +7,7 @@
 
 #include <cmath>
 
-#include "checkpoint/model_building.h"
-#include "support/random.h"
-#include "support/temp_folder.h"
+#include "calibration/llama_block.h"
 
 namespace nybble {
 namespace {
@@ -20,68 +18,9 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using namespace testing;
 
-constexpr int64_t kHidden = 32, kInner = 48;
-constexpr char kBlock[] = "model.layers.0.";
-
-// A decoder block as Llama has it; grouped queries halve k's and v's features.
-struct Model {
-  std::map<std::string, std::pair<std::vector<int64_t>, std::vector<float>>> tensors;
-
-  void add(const std::string& name, std::vector<int64_t> shape, double mean = 0) {
-    const RandomStream random(tensors.size() + 1, 3);
-    std::vector<float> values(shape[0] * (shape.size() > 1 ? shape[1] : 1));
-    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(mean + 0.1 * random.normal(i));
-    tensors[name] = {std::move(shape), std::move(values)};
-  }
-  static Model llama(bool grouped_queries = false) {
-    Model model;
-    const std::string block = kBlock;
-    const int64_t kv = grouped_queries ? kHidden / 2 : kHidden;
-    model.add("model.embed_tokens.weight", {64, kHidden});
-    model.add(block + "input_layernorm.weight", {kHidden}, 1);
-    model.add(block + "post_attention_layernorm.weight", {kHidden}, 1);
-    model.add(block + "self_attn.q_proj.weight", {kHidden, kHidden});
-    model.add(block + "self_attn.k_proj.weight", {kv, kHidden});
-    model.add(block + "self_attn.v_proj.weight", {kv, kHidden});
-    model.add(block + "self_attn.v_proj.bias", {kv});
-    model.add(block + "self_attn.o_proj.weight", {kHidden, kHidden});
-    model.add(block + "mlp.gate_proj.weight", {kInner, kHidden});
-    model.add(block + "mlp.up_proj.weight", {kInner, kHidden});
-    model.add(block + "mlp.down_proj.weight", {kHidden, kInner});
-    return model;
-  }
-  void write(const TempFolder& folder, const std::string& type = "llama") const {
-    std::vector<TestTensor> written;
-    for (const auto& [name, tensor] : tensors) written.push_back({name, "F32", tensor.first, f32(tensor.second)});
-    write_text(folder / "model/model.safetensors", safetensors(written));
-    write_text(folder / "model/config.json", "{\"model_type\": \"" + type + "\"}\n");
-  }
-};
-
-StatisticsFile write_statistics(const TempFolder& folder) {
-  StatisticsCollector collector;
-  const std::string block = kBlock;
-  const auto add = [&](const std::string& layer, int64_t k) {
-    EXPECT_TRUE(collector.declare(block + layer, k, StatisticsKind::kHessian));
-    const RandomStream random(k, 9 + layer.size());
-    std::vector<float> act(200 * k);
-    for (size_t i = 0; i < act.size(); ++i) act[i] = static_cast<float>(random.normal(i) * (i % k % 5 == 0 ? 9 : 1));
-    EXPECT_TRUE(collector.add(block + layer, act, 0));
-  };
-  add("self_attn.q_proj", kHidden);
-  EXPECT_TRUE(collector.share(block + "self_attn.k_proj", block + "self_attn.q_proj"));
-  EXPECT_TRUE(collector.share(block + "self_attn.v_proj", block + "self_attn.q_proj"));
-  add("self_attn.o_proj", kHidden);
-  add("mlp.gate_proj", kHidden);
-  EXPECT_TRUE(collector.share(block + "mlp.up_proj", block + "mlp.gate_proj"));
-  add("mlp.down_proj", kInner);
-  EXPECT_TRUE(collector.write(folder / "stats.safetensors"));
-  return *StatisticsFile::open(folder / "stats.safetensors");
-}
-
 constexpr GridOptions kGrid{.group_size = 16, .scale_dtype = DType::kFp32};
 
-DenseWeight dense(const Model& model, const std::string& layer) {
+DenseWeight dense(const LlamaModel& model, const std::string& layer) {
   const auto& [shape, values] = model.tensors.at(layer + ".weight");
   DenseWeight weight{.name = layer, .n = shape[0], .k = shape[1]};
   weight.values = FloatArray::from_floats(DType::kFp32, values);
@@ -95,7 +34,7 @@ std::vector<std::string> folded_from(const ScaleFolds& folds) {
 }
 
 // What a model's tensors become: those of layers by apply(), those that are copied by edits().
-std::vector<float> changed(const ScaleFolds& folds, const Model& model, const std::string& tensor) {
+std::vector<float> changed(const ScaleFolds& folds, const LlamaModel& model, const std::string& tensor) {
   const std::string layer = tensor.substr(0, tensor.rfind('.'));
   const auto& [shape, values] = model.tensors.at(tensor);
   FloatArray array = FloatArray::from_floats(DType::kFp32, values);
@@ -114,7 +53,7 @@ std::vector<float> changed(const ScaleFolds& folds, const Model& model, const st
 
 TEST(ScaleFolds, CancelInWhatTheModelComputes) {
   const TempFolder folder;
-  const Model model = Model::llama();
+  const LlamaModel model = LlamaModel::of_one_block();
   model.write(folder);
   const StatisticsFile statistics = write_statistics(folder);
   const Result<ScaleFolds> folds = ScaleFolds::search(folder / "model", {}, statistics, kGrid, {}, {});
@@ -170,7 +109,7 @@ TEST(ScaleFolds, CancelInWhatTheModelComputes) {
 
 TEST(ScaleFolds, TheWrittenModelHasThem) {
   const TempFolder folder;
-  const Model model = Model::llama();
+  const LlamaModel model = LlamaModel::of_one_block();
   model.write(folder);
   const std::string block = kBlock, out = folder / "out";
   const QuantizeModelOptions choice{.exclude = {"gate_proj", "up_proj", "k_proj"}};
@@ -211,7 +150,7 @@ TEST(ScaleFolds, TheWrittenModelHasThem) {
 
 TEST(ScaleFolds, GroupedQueriesLeaveOutTheirPlace) {
   const TempFolder folder;
-  Model::llama(true).write(folder);
+  LlamaModel::of_one_block(true).write(folder);
   const ScaleFolds folds = *ScaleFolds::search(folder / "model", {}, write_statistics(folder), kGrid, {}, {});
   EXPECT_EQ(folds.folds().size(), 3u);
   EXPECT_THAT(folds.warnings(), ElementsAre(HasSubstr("grouped queries")));
@@ -219,7 +158,7 @@ TEST(ScaleFolds, GroupedQueriesLeaveOutTheirPlace) {
 
 TEST(ScaleFolds, BlocksBuiltDifferentlyAreLeftAlone) {
   const TempFolder folder;
-  const auto warnings = [&](const Model& model) {
+  const auto warnings = [&](const LlamaModel& model) {
     model.write(folder);
     const ScaleFolds folds =
         *ScaleFolds::search(folder / "model", {.include = {"proj"}}, write_statistics(folder), kGrid, {}, {});
@@ -228,20 +167,20 @@ TEST(ScaleFolds, BlocksBuiltDifferentlyAreLeftAlone) {
   };
   const std::string block = kBlock;
   for (const char* norm : {"pre_feedforward_layernorm.weight", "self_attn.attn_sub_norm.weight"}) {
-    Model model = Model::llama();
+    LlamaModel model = LlamaModel::of_one_block();
     model.add(block + norm, {kHidden}, 1);
     EXPECT_THAT(warnings(model), ElementsAre(HasSubstr(norm)));
   }
-  Model model = Model::llama();
+  LlamaModel model = LlamaModel::of_one_block();
   model.add(block + "mlp.router.weight", {4, kHidden});
   EXPECT_THAT(warnings(model), ElementsAre(HasSubstr("router")));
   for (const char* missing : {"post_attention_layernorm.weight", "mlp.gate_proj.weight"}) {
-    model = Model::llama();
+    model = LlamaModel::of_one_block();
     model.tensors.erase(block + missing);
     EXPECT_THAT(warnings(model), ElementsAre(HasSubstr(missing)));
   }
   // Norms of queries and keys are in nobody's way.
-  model = Model::llama();
+  model = LlamaModel::of_one_block();
   model.add(block + "self_attn.q_norm.weight", {8}, 1);
   model.write(folder, "qwen3");
   EXPECT_EQ(ScaleFolds::search(folder / "model", {}, write_statistics(folder), kGrid, {}, {})->folds().size(), 4u);
@@ -250,9 +189,20 @@ TEST(ScaleFolds, BlocksBuiltDifferentlyAreLeftAlone) {
               HasSubstr("'gemma2'"));
 }
 
+TEST(ScaleFolds, WithoutAGpu) {
+  if (Device::cuda()) GTEST_SKIP() << "this machine has a GPU; tests/gpu_quantize holds its results against the CPU's";
+  const TempFolder folder;
+  LlamaModel::of_one_block().write(folder);
+  const Result<ScaleFolds> folds =
+      ScaleFolds::search(folder / "model", {}, write_statistics(folder), kGrid, {}, {}, DeviceKind::kCuda);
+  ASSERT_FALSE(folds);
+  EXPECT_EQ(folds.error().code, ErrorCode::kUnsupported);
+  EXPECT_THAT(folds.error().message, HasSubstr("self_attn.q_proj' on the GPU"));
+}
+
 TEST(ScaleFolds, MissingStatisticsLeaveOutTheirPlace) {
   const TempFolder folder;
-  Model::llama().write(folder);
+  LlamaModel::of_one_block().write(folder);
   StatisticsCollector collector;
   ASSERT_TRUE(collector.declare("another", 4, StatisticsKind::kMeanSquare));
   ASSERT_TRUE(collector.add("another", std::vector<float>(4, 1), 0));

@@ -177,10 +177,17 @@ class Methods(Case):
         self.assertIn("--report-errors", refuse("--stats", self.stats))
         self.assertIn("--damping", refuse("--method", "rtn", "--damping", "0.1"))
         self.assertIn("gptq", refuse("--method", "range", "--act-order", "static"))
-        self.assertIn("rtn and gptq", refuse("--method", "hqq", "--device", "cuda"))
-        self.assertIn("rtn and gptq", refuse("--method", "awq", "--stats", self.stats, "--device", "cuda"))
+        for method in ("hqq", "range"):
+            self.assertIn("rtn, gptq and awq", refuse("--method", method, "--device", "cuda"))
         broken = run("quantize", self.model, "--out", self.folder / "out", "--method", "gptq", "--stats", self.model / "model.safetensors")
         self.expect(broken, 3, "no statistics file")
+
+    def test_without_a_gpu_cuda_is_refused(self):
+        for method in ("rtn", "gptq", "awq"):
+            options = [] if method == "rtn" else ["--stats", self.stats]
+            done = run("quantize", self.model, "--out", self.folder / "out", "--method", method, "--device", "cuda", *options)
+            self.expect(done, 3, "CPU")
+            self.assertFalse((self.folder / "out").exists(), method)
 
 
 class Damage(Case):
