@@ -17,6 +17,7 @@ using testing::correlated_statistics;
 using testing::random_dense;
 using testing::squares_only;
 using testing::statistics_of;
+using testing::with_dead_inputs;
 
 constexpr DType kDTypes[] = {DType::kBf16, DType::kFp16, DType::kFp32};
 constexpr ActOrder kOrders[] = {ActOrder::kNone, ActOrder::kFull, ActOrder::kGroupAware};
@@ -55,16 +56,6 @@ Result<GptqResult> expect_same(const DenseWeight& dense, const GridOptions& grid
   EXPECT_EQ(cpu->fell_back, gpu->fell_back);
   EXPECT_EQ(cpu->warnings, gpu->warnings);
   return cpu;
-}
-
-// Statistics with inputs that were always zero.
-LayerStatistics with_dead_inputs(LayerStatistics statistics) {
-  const int64_t k = statistics.k;
-  for (int64_t dead = 5; dead < k; dead += 57) {
-    for (int64_t i = 0; i < k; ++i) statistics.hessian[i * k + dead] = statistics.hessian[dead * k + i] = 0;
-    statistics.mean_square[dead] = 0;
-  }
-  return statistics;
 }
 
 TEST_F(GptqCuda, EveryOrderOnEveryGrid) {

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "nybble/launch.h"
 #include "nybble/quantize.h"
 #include "support/calibration.h"
 #include "support/dense.h"
@@ -16,6 +17,7 @@ using ::testing::Each;
 using ::testing::HasSubstr;
 using testing::random_dense;
 using testing::squares_only;
+using testing::statistics_of;
 
 DenseWeight scaled_by_hand(const DenseWeight& dense, const std::vector<float>& scales) {
   DenseWeight scaled = dense;
@@ -205,6 +207,34 @@ TEST(Awq, WrongRequests) {
               HasSubstr("values["));
   EXPECT_THAT(scale_input(correlated_statistics(32, 1), std::vector<float>(32, 1e-30f)).error().message,
               HasSubstr("input 0"));
+}
+
+// Wrong requests are refused before the GPU is looked for, and what needs none of it is done.
+TEST(Awq, WithoutAGpu) {
+  if (Device::cuda()) GTEST_SKIP() << "this machine has a GPU; tests/gpu_quantize holds its results against the CPU's";
+  const DenseWeight dense = random_dense(4, 32, DType::kFp32, 5);
+  const std::vector<const DenseWeight*> layers = {&dense};
+  const GridOptions grid{.group_size = 16};
+  const LayerStatistics statistics = correlated_statistics(32, 5);
+  const QuantizedWeight weight = *quantize_rtn(dense, {.group_size = 16});
+  for (const Error& error : {search_awq_scales_cuda(layers, grid, {}, statistics).error(),
+                             quantize_clipped_cuda(dense, grid, 10, statistics).error(),
+                             relative_output_error_cuda(dense, weight, statistics).error()}) {
+    EXPECT_EQ(error.code, ErrorCode::kUnsupported);
+    EXPECT_THAT(error.message, HasSubstr("weight 'random' on the GPU"));
+    EXPECT_THAT(error.message, HasSubstr("CPU"));
+  }
+  EXPECT_EQ(search_awq_scales_cuda(layers, grid, {.steps = 0}, statistics).error().message,
+            search_awq_scales(layers, grid, {.steps = 0}, statistics).error().message);
+  EXPECT_EQ(quantize_clipped_cuda(dense, grid, 0, statistics).error().message,
+            quantize_clipped(dense, grid, 0, statistics).error().message);
+  const LayerStatistics other = correlated_statistics(16, 5);
+  EXPECT_EQ(relative_output_error_cuda(dense, weight, other).error().message,
+            relative_output_error(dense, weight, other, 0).error().message);
+  const Result<AwqScales> dead =
+      search_awq_scales_cuda(layers, grid, {}, statistics_of(std::vector<float>(32 * 32, 0)));
+  ASSERT_TRUE(dead) << dead.error().message;
+  EXPECT_THAT(dead->scales, Each(1));
 }
 
 }  // namespace

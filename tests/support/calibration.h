@@ -27,6 +27,16 @@ inline LayerStatistics correlated_statistics(int64_t k, uint64_t seed, int64_t t
   return statistics;
 }
 
+// The same with inputs that were always zero.
+inline LayerStatistics with_dead_inputs(LayerStatistics statistics) {
+  const int64_t k = statistics.k;
+  for (int64_t dead = 5; dead < k; dead += 57) {
+    for (int64_t i = 0; i < k; ++i) statistics.hessian[i * k + dead] = statistics.hessian[dead * k + i] = 0;
+    statistics.mean_square[dead] = 0;
+  }
+  return statistics;
+}
+
 // The same without the Hessian.
 inline LayerStatistics squares_only(LayerStatistics statistics) {
   statistics.hessian.clear();
