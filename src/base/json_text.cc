@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <set>
 #include <vector>
@@ -81,7 +82,42 @@ class Watcher {
   std::optional<Error> error_;
 };
 
+// What a character outside strings belongs to.
+enum class Token : uint8_t { kWord, kSpace, kMark };
+
+constexpr std::array<Token, 256> kTokens = [] {
+  std::array<Token, 256> tokens{};
+  for (const char c : {' ', '\t', '\r', '\n'}) tokens[static_cast<uint8_t>(c)] = Token::kSpace;
+  for (const char c : {'{', '}', '[', ']', ',', ':', '"'}) tokens[static_cast<uint8_t>(c)] = Token::kMark;
+  return tokens;
+}();
+
+Token token_of(char c) { return kTokens[static_cast<uint8_t>(c)]; }
+
+// The end of the token that begins at `at`.
+size_t end_of_token(std::string_view text, size_t at) {
+  if (text[at] == '"') {
+    for (++at; at < text.size() && text[at] != '"'; ++at)
+      if (text[at] == '\\') ++at;
+    return at + 1;
+  }
+  const Token token = token_of(text[at++]);
+  while (token != Token::kMark && at < text.size() && token_of(text[at]) == token) ++at;
+  return at;
+}
+
 }  // namespace
+
+Result<std::string_view> bounded_json(std::string_view text, const std::string& what, size_t first_byte) {
+  while (!text.empty() && token_of(text.back()) == Token::kSpace) text.remove_suffix(1);
+  for (size_t begin = 0, end = 0; begin < text.size(); begin = end) {
+    end = end_of_token(text, begin);
+    if (end - begin > kMaxTokenBytes)
+      return invalid_data("{}, byte {}: a string, a number or a run of spaces has more than {} bytes", what,
+                          first_byte + begin, kMaxTokenBytes);
+  }
+  return text;
+}
 
 std::string printable(std::string_view text, size_t max_bytes) {
   std::string shown = "'";
@@ -133,6 +169,9 @@ Result<nlohmann::json> parse_json(std::string_view text, const std::string& what
   // The library takes a NUL for the end of the text and would let anything follow it.
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
     return invalid_data("{}: is not valid JSON: a NUL at byte {}", what, nul);
+  const Result<std::string_view> bounded = bounded_json(text, what);
+  if (!bounded) return bounded.error();
+  text = *bounded;
   Watcher watcher(what, text, limits);
   const bool fine = nlohmann::json::sax_parse(text.begin(), text.end(), &watcher);
   if (std::optional<Error> error = std::move(watcher).error()) return *std::move(error);

@@ -21,6 +21,11 @@ std::string printable(std::string_view text, size_t max_bytes = 100);
 // Whether a name could deceive whoever reads it in a log.
 bool has_control_character(std::string_view name);
 
+// The text without spaces at its end, none of its strings, numbers and runs of spaces longer than kMaxTokenBytes: the
+// JSON library keeps a token twice, in buffers that double. `what` begins the error, `first_byte` is the text's own.
+inline constexpr size_t kMaxTokenBytes = 8 << 20;
+Result<std::string_view> bounded_json(std::string_view text, const std::string& what, size_t first_byte = 0);
+
 struct JsonLimits {
   int max_depth = 8;
   int64_t max_values = 1'000'000;  // keys count, too

@@ -337,6 +337,8 @@ Result<std::unique_ptr<Checkpoint>> open_awq(std::shared_ptr<const ModelFiles> m
 
 Result<std::unique_ptr<Checkpoint>> open_awq_tensors(std::shared_ptr<const ModelFiles> model, AwqSettings settings,
                                                      base::MatchBudget& budget) {
+  if (Result<void> whole = check_no_orphans(*model, kCodes, {kZeros, kScaledZeros, kScales}); !whole)
+    return whole.error();
   Contradictions zeros, dense;
   bool has_zeros = false, asymmetric = false;
   Result<std::vector<LayerInfo>> layers =

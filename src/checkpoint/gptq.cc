@@ -336,6 +336,7 @@ Result<std::unique_ptr<Checkpoint>> open_gptq(std::shared_ptr<const ModelFiles> 
 
 Result<std::unique_ptr<Checkpoint>> open_gptq_tensors(std::shared_ptr<const ModelFiles> model, GptqSettings settings,
                                                       base::MatchBudget& budget) {
+  if (Result<void> whole = check_no_orphans(*model, kCodes, {kZeros, kScales}); !whole) return whole.error();
   std::vector<std::string> warnings = settings.warnings;
   bool has_zeros = false, asymmetric = false;
   Result<std::vector<LayerInfo>> layers =

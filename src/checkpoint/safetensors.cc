@@ -311,10 +311,11 @@ Result<SafetensorsFile> SafetensorsFile::open(base::File file) {
   if (const size_t nul = header.find('\0'); nul != std::string::npos)
     return invalid_data("{}: header, byte {}: is not valid JSON: a NUL byte", f.path(), 8 + nul);
 
+  const Result<std::string_view> text = base::bounded_json(header, f.path() + ": header", sizeof header_bytes);
+  if (!text) return text.error();
   HeaderReader reader(f.path(), header, opened.tensors_, opened.metadata_);
-  const bool parsed =
-      nlohmann::json::sax_parse(CountingIterator(header.data(), reader.taken()),
-                                CountingIterator(header.data() + header.size(), reader.taken()), &reader);
+  const bool parsed = nlohmann::json::sax_parse(CountingIterator(text->data(), reader.taken()),
+                                                CountingIterator(text->data() + text->size(), reader.taken()), &reader);
   if (std::optional<Error> error = std::move(reader).error()) return *std::move(error);
   NYBBLE_CHECK(parsed, "the header reader gives a reason when it stops");
 

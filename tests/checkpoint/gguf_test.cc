@@ -365,6 +365,28 @@ TEST(GgufByHand, ACutAtEveryByteIsSeen) {
   }
 }
 
+TEST(Gguf, ACutAtEveryByteOfTheHeaderAndAThousandBehindItIsSeen) {
+  const TempFolder folder;
+  const std::string path = folder / "m.gguf", whole = read_text(data("gguf_mixed/model.gguf"));
+  write_text(path, whole);
+  uint64_t begin = whole.size(), end = 0;  // of the tensors' data; what lies behind is padding and says nothing
+  {
+    const auto file = checkpoint::GgufFile::open(path);
+    ASSERT_TRUE(file) << file.error().message;
+    for (const checkpoint::GgufTensor& tensor : (*file)->tensors()) {
+      begin = std::min(begin, (*file)->file_offset(tensor));
+      end = std::max(end, (*file)->file_offset(tensor) + tensor.size_bytes);
+    }
+  }
+  ASSERT_GE(end - begin, 1000u);
+  for (uint64_t size = end; size-- > 0;) {
+    std::filesystem::resize_file(path, size);
+    const auto checkpoint = open_checkpoint(path);
+    ASSERT_FALSE(checkpoint) << "cut at byte " << size;
+    ASSERT_EQ(checkpoint.error().code, ErrorCode::kInvalidData) << "cut at byte " << size;
+  }
+}
+
 TEST(GgufByHand, NumbersThatAreNoneAreRefused) {
   const TempFolder folder;
   const auto opened_with = [&](const std::function<void(Parts&)>& change) {
