@@ -64,7 +64,8 @@ struct QuantizedWeight {
 // scales, zeros, offsets and table entries are refused, negative and zero scales are not.
 Result<void> validate(const QuantizedWeight& weight);
 
-// w[n, k] as float, row-major, each element computed in double and rounded once to float.
+// w[n, k] as float, row-major: each element exact and rounded once to float, but that with float zero points (kFloat)
+// code - zero is rounded to float before it is multiplied by the scale, as in HQQ.
 std::vector<float> dequantize(const QuantizedWeight& weight);
 
 // A packed weight: one contiguous blob, the same bytes in memory, on the GPU and in a file. Its first

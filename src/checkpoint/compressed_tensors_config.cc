@@ -60,6 +60,13 @@ Result<bool> act_order_of(const nlohmann::json& weights, const std::string& subj
                       base::printable(order.dump()));
 }
 
+// One scale for a whole layer. That no strategy and no group size mean this one is the method's own rule.
+bool is_per_tensor(const nlohmann::json& weights, LayerPacking packing) {
+  if (packing != LayerPacking::kInt4) return false;
+  const std::string strategy = string_member(weights, "strategy");
+  return strategy == "tensor" || (is_null(weights, "strategy") && is_null(weights, "group_size"));
+}
+
 Result<int> group_size_of(const nlohmann::json& weights, LayerPacking packing, const std::string& subject) {
   constexpr int64_t kMaxGroup = 1 << 24;
   std::optional<int64_t> size;
@@ -71,9 +78,9 @@ Result<int> group_size_of(const nlohmann::json& weights, LayerPacking packing, c
     size = member.get<int64_t>();
   }
   const std::string strategy = string_member(weights, "strategy");
-  if (strategy == "channel" || (strategy.empty() && size == -1)) {
+  if (strategy == "channel" || is_per_tensor(weights, packing) || (strategy.empty() && size == -1)) {
     if (size && *size != -1)
-      return invalid_data("{}: weights.strategy is 'channel', but group_size is {}", subject, *size);
+      return invalid_data("{}: weights.strategy is '{}', but group_size is {}", subject, strategy, *size);
     return kPerColumn;
   }
   // "tensor_group": groups, and one more scale for the tensor.
@@ -83,9 +90,8 @@ Result<int> group_size_of(const nlohmann::json& weights, LayerPacking packing, c
     return static_cast<int>(*size);
   }
   return unsupported(
-      "{}: weights.strategy {} is not read; known are 'group' and 'channel', and 'tensor_group' for NVFP4. Quantize "
-      "the "
-      "unquantized model again",
+      "{}: weights.strategy {} is not read; known are 'group', 'channel' and 'tensor' for integers, 'group' for MXFP4 "
+      "and 'tensor_group' for NVFP4. Quantize the unquantized model again",
       subject, base::printable(strategy.empty() ? "tensor" : strategy));
 }
 
@@ -117,6 +123,7 @@ Result<LayerScheme> parse_scheme(const nlohmann::json& weights, LayerPacking pac
   const Result<int> group_size = group_size_of(weights, packing, subject);
   if (!group_size) return group_size.error();
   scheme.group_size = *group_size;
+  scheme.per_tensor = is_per_tensor(weights, packing);
   if (integers) return scheme;
 
   if (!scheme.symmetric || scheme.act_order)

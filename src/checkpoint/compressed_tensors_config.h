@@ -18,8 +18,9 @@ enum class LayerPacking : uint8_t { kInt4, kNvfp4, kMxfp4 };
 struct LayerScheme {
   LayerPacking packing = LayerPacking::kInt4;
   bool symmetric = true;
-  int group_size = 128;    // or kPerColumn for the strategy "channel"
-  bool act_order = false;  // actorder "group": input features are assigned to groups by weight_g_idx
+  int group_size = 128;     // or kPerColumn for the strategies "channel" and "tensor"
+  bool per_tensor = false;  // "tensor": one scale, and one zero point that is not packed, for all output features
+  bool act_order = false;   // actorder "group": input features are assigned to groups by weight_g_idx
 
   friend bool operator==(const LayerScheme&, const LayerScheme&) = default;
 };

@@ -1,5 +1,5 @@
 // compressed-tensors "pack-quantized" with 4-bit integers (compressed_tensors.h): symmetric or with zero points, in
-// groups or per output feature, with or without act-order.
+// groups, per output feature or per layer, with or without act-order.
 #include <algorithm>
 #include <numeric>
 
@@ -63,22 +63,26 @@ Result<PackedLayer> find_layer(const ModelFiles& model, const StoredLayer& store
     return invalid_data("{}: layer {} has k = {}, which is no multiple of config.json's group_size {}", model.path(),
                         base::printable(stored.name), found.k, group_size);
   found.groups = group_size == kPerColumn ? 1 : found.k / group_size;
-  const std::string why = group_size == kPerColumn ? fmt::format("n = {} per channel", found.n)
-                                                   : fmt::format("n = {}, k = {} in groups of {} (config.json)",
-                                                                 found.n, found.k, group_size);
+  const bool per_tensor = found.scheme.per_tensor;
+  const std::string why = per_tensor                 ? "the strategy 'tensor' (config.json)"
+                          : group_size == kPerColumn ? fmt::format("n = {} per channel", found.n)
+                                                     : fmt::format("n = {}, k = {} in groups of {} (config.json)",
+                                                                   found.n, found.k, group_size);
+  const std::vector<int64_t> scale_shape = per_tensor ? std::vector<int64_t>{1} : std::vector{found.n, found.groups};
   const Result<TensorSlice> scale = stored.require(model, kWeightScale, kWeightPacked);
   if (!scale) return scale.error();
   found.scale = *scale;
-  if (!float_type(found.scale.type()) || !found.scale.is(found.scale.type(), std::vector{found.n, found.groups}))
-    return wrong_tensor(found.scale, "BF16, F16 or F32", std::vector{found.n, found.groups}, why);
+  if (!float_type(found.scale.type()) || !found.scale.is(found.scale.type(), scale_shape))
+    return wrong_tensor(found.scale, "BF16, F16 or F32", scale_shape, why);
 
   if (!found.scheme.symmetric || model.find(stored.name + kWeightZeroPoint)) {
     const Result<TensorSlice> zero_point = stored.require(model, kWeightZeroPoint, kWeightPacked);
     if (!zero_point) return zero_point.error();
     found.zero_point = *zero_point;
-    if (Result<void> fits = expect_tensor(found.zero_point, TensorType::kI32, {words_for(found.n), found.groups}, why);
-        !fits)
-      return fits.error();
+    const Result<void> fits =
+        per_tensor ? expect_tensor(found.zero_point, TensorType::kI8, scale_shape, why)
+                   : expect_tensor(found.zero_point, TensorType::kI32, {words_for(found.n), found.groups}, why);
+    if (!fits) return fits.error();
   }
   if (found.scheme.act_order || model.find(stored.name + kWeightGroupIndex)) {
     const Result<TensorSlice> group_index = stored.require(model, kWeightGroupIndex, kWeightPacked);
@@ -138,6 +142,14 @@ Result<std::vector<uint8_t>> read_codes_of(const PackedLayer& layer) {
 }
 
 Result<std::vector<uint8_t>> read_zeros(const PackedLayer& layer) {
+  if (layer.scheme.per_tensor) {
+    int8_t zero = 0;
+    if (Result<void> read = layer.zero_point.read(0, std::as_writable_bytes(std::span(&zero, 1))); !read)
+      return read.error();
+    if (zero < -8 || zero > 7)
+      return invalid_data("{}: is {}; a zero point of 4-bit integers is -8 to 7", layer.zero_point.where(), zero);
+    return std::vector<uint8_t>(static_cast<size_t>(layer.n), static_cast<uint8_t>(zero + 8));
+  }
   std::vector<uint32_t> words(static_cast<size_t>(words_for(layer.n) * layer.groups));
   if (Result<void> read = layer.zero_point.read(0, std::as_writable_bytes(std::span(words))); !read)
     return read.error();
@@ -147,6 +159,14 @@ Result<std::vector<uint8_t>> read_zeros(const PackedLayer& layer) {
       zeros[static_cast<size_t>(n * layer.groups + group)] =
           nibble_of(words[static_cast<size_t>(n / kNibblesPerWord * layer.groups + group)], n % kNibblesPerWord);
   return zeros;
+}
+
+// One number, `count` times.
+FloatArray repeated(const FloatArray& one, int64_t count) {
+  FloatArray all{.dtype = one.dtype, .bytes = {}};
+  all.bytes.reserve(static_cast<size_t>(count) * one.bytes.size());
+  for (int64_t i = 0; i < count; ++i) all.bytes.insert(all.bytes.end(), one.bytes.begin(), one.bytes.end());
+  return all;
 }
 
 }  // namespace
@@ -181,7 +201,7 @@ Result<QuantizedWeight> read_int4_layer(const ModelFiles& model, const StoredLay
   weight.codes = std::move(*codes);
   Result<FloatArray> scales = read_finite_floats(layer->scale);
   if (!scales) return scales.error();
-  weight.scales = std::move(*scales);
+  weight.scales = layer->scheme.per_tensor ? repeated(*scales, layer->n) : std::move(*scales);
   if (!layer->zero_point) return weight;
 
   Result<std::vector<uint8_t>> zeros = read_zeros(*layer);

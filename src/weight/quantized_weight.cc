@@ -127,6 +127,13 @@ Result<void> check_order(const QuantizedWeight& weight) {
   return {};
 }
 
+// As the formats' own libraries compute it in fp32. HQQ alone, whose the float zero points are, rounds twice.
+float float_of_code(const QuantizedWeight& weight, uint8_t code, size_t group) {
+  if (weight.zero_kind == ZeroKind::kFloat)
+    return (static_cast<float>(code) - weight.float_zeros.at(group)) * weight.scales.at(group);
+  return static_cast<float>(value_of_code(weight, code, group));
+}
+
 }  // namespace
 
 Result<void> validate(const QuantizedWeight& weight) {
@@ -154,7 +161,7 @@ std::vector<float> dequantize(const QuantizedWeight& weight) {
   std::vector<float> dense(weight.n * weight.k);
   base::parallel_for(weight.n, 0, [&](int64_t n) {
     for (int64_t i = n * weight.k, k = 0; k < weight.k; ++k, ++i)
-      dense[i] = static_cast<float>(value_of_code(weight, weight.codes[i], n * groups + group_of[k]));
+      dense[i] = float_of_code(weight, weight.codes[i], n * groups + group_of[k]);
   });
   return dense;
 }

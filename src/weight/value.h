@@ -1,5 +1,5 @@
 // What one code of a canonical weight stands for, and its rounding: the definition that dequantize() and the reference
-// share.
+// share, but for a rounding that dequantize() owes HQQ.
 #pragma once
 
 #include <bit>

@@ -141,6 +141,43 @@ TEST(CompressedTensors, ReadsChannelsOfOddShapes) {
               ElementsAre(8, 8, 8, 8, 8, 8, 8, 8, 0, 1, 2, 3));
 }
 
+// One scale for the whole layer, which is also what no strategy and no group size mean; its zero point is not packed.
+TEST(CompressedTensors, ReadsOneScaleForAllOutputFeatures) {
+  for (const char* strategy : {R"("strategy":"tensor")", R"("group_size":null)"})
+    for (const bool symmetric : {true, false}) {
+      const TempFolder folder;
+      std::vector<TestTensor> tensors = group_layer();
+      tensors.back() = {"l.weight_scale", "BF16", {1}, u16({kBf16Two})};
+      if (!symmetric) tensors.push_back({"l.weight_zero_point", "I8", {1}, "\xFD"});  // -3
+      write_model(folder, tensors, config_json(std::string(symmetric ? "" : R"("symmetric":false,)") + strategy));
+      const auto checkpoint = open_checkpoint(folder.path());
+      ASSERT_TRUE(checkpoint) << checkpoint.error().message;
+      const auto weight = (*checkpoint)->read_quantized("l");
+      ASSERT_TRUE(weight) << weight.error().message;
+      EXPECT_EQ(weight->codes, counting_codes());
+      EXPECT_EQ(weight->group_size, kPerColumn);
+      EXPECT_EQ(weight->zero_kind, symmetric ? ZeroKind::kNone : ZeroKind::kInt);
+      EXPECT_EQ(weight->scales.size(), 2u);
+      EXPECT_EQ(weight->int_zeros, symmetric ? std::vector<uint8_t>() : (std::vector<uint8_t>{5, 5}));
+      for (const size_t i : {0u, 31u, 63u})
+        EXPECT_EQ(dequantize(*weight)[i], 2.0f * static_cast<float>(weight->codes[i] - (symmetric ? 8 : 5))) << i;
+    }
+  const TempFolder folder;
+  std::vector<TestTensor> tensors = group_layer();
+  tensors.back() = {"l.weight_scale", "BF16", {1}, u16({kBf16Two})};
+  const auto refusal = [&](const TestTensor& zero) {
+    std::vector<TestTensor> all = tensors;
+    all.push_back(zero);
+    write_model(folder, all, config_json(R"("symmetric":false,"strategy":"tensor")"));
+    const auto checkpoint = open_checkpoint(folder.path());
+    const auto read = checkpoint ? (*checkpoint)->check({}) : checkpoint.error();
+    return read ? std::string("accepted") : read.error().message;
+  };
+  EXPECT_THAT(refusal({"l.weight_zero_point", "I8", {1}, "\x08"}), HasSubstr("is 8; a zero point of 4-bit integers"));
+  EXPECT_THAT(refusal({"l.weight_zero_point", "I8", {2}, "\x01\x01"}), HasSubstr("needs I8 [1]"));
+  EXPECT_THAT(refusal(group_zeros()), HasSubstr("the strategy 'tensor'"));
+}
+
 TEST(CompressedTensors, TurnsGroupIndicesIntoAnOrder) {
   const auto read = [](const std::vector<uint32_t>& g_idx, const std::string& actorder) {
     const TempFolder folder;
@@ -317,7 +354,8 @@ TEST(CompressedTensors, RefusesForeignConfigurationsByNameWithTheWayOut) {
       {replaced(fine, "\"ignore\"", R"("transform_config":{"config_groups":{"R4":7}},"ignore")"), kUnsupported,
        "transform_config has a group without"},
       {replaced(fine, "\"ignore\"", R"("transform_config":true,"ignore")"), kUnsupported, "transform_config is"},
-      {replaced(fine, "\"group\"", "\"tensor\""), kUnsupported, "weights.strategy 'tensor' is not read"},
+      {replaced(fine, "\"group\"", "\"block\""), kUnsupported, "weights.strategy 'block' is not read"},
+      {replaced(fine, "\"group\"", "\"tensor\""), kInvalidData, "weights.strategy is 'tensor', but group_size is 16"},
       {replaced(fine, "\"group\"", "\"block\""), kUnsupported, "weights.strategy 'block' is not read"},
       {replaced(fine, "\"group_size\":16", "\"group_size\":0"), kInvalidData, "weights.group_size is '0'"},
       {replaced(fine, "\"group_size\":16", "\"group_size\":-2"), kInvalidData, "weights.group_size is '-2'"},

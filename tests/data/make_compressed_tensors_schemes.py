@@ -17,6 +17,8 @@ from fixture_folder import save_fixture, unpack_low_first
 INT4_ASYM = dict(weights=QuantizationArgs(num_bits=4, type="int", strategy="group", group_size=32, symmetric=False))
 INT4_STATIC = dict(weights=QuantizationArgs(num_bits=4, type="int", strategy="group", group_size=32, symmetric=True,
                                             actorder="static"))
+INT4_TENSOR = {symmetric: dict(weights=QuantizationArgs(num_bits=4, type="int", strategy="tensor", symmetric=symmetric))
+               for symmetric in (True, False)}
 INT4, NVFP4_PACKED, MXFP4_PACKED = "pack-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized"
 
 
@@ -27,7 +29,7 @@ def scheme_of(preset, form, targets):
 def integer_state(weight, args):
     *rows, k = weight.shape
     group = args.group_size or k
-    grouped = weight.float().reshape(*rows, k // group, group)
+    grouped = weight.float().reshape((1, -1) if args.strategy == "tensor" else (*rows, k // group, group))
     low, high = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
     if args.symmetric:
         return torch.maximum(-low, high) / 7.5, torch.zeros_like(low)
@@ -87,6 +89,8 @@ make("ct_nvfp4_activations", {"layers.0.proj": (scheme_of(NVFP4, NVFP4_PACKED, l
 make("ct_mxfp4", {"layers.0.proj": (mxfp4, (6, 64)), "layers.1.proj": (mxfp4, (3, 96))}, MXFP4_PACKED)
 make("ct_preset", {"layers.0.proj": (scheme_of(W4A16, INT4, linear), (8, 256))}, INT4)
 make("ct_preset_asymmetric", {"layers.0.proj": (scheme_of(W4A16_ASYM, INT4, linear), (8, 128))}, INT4)
+make("ct_tensor", {"layers.0.proj": (scheme_of(INT4_TENSOR[True], INT4, linear), (9, 40))}, INT4)
+make("ct_tensor_asymmetric", {"layers.0.proj": (scheme_of(INT4_TENSOR[False], INT4, linear), (9, 40))}, INT4)
 static = scheme_of(INT4_STATIC, INT4, linear)
 make("ct_actorder_static", {f"layers.0.experts.{expert}.up_proj": (static, (8, 64)) for expert in range(2)}, INT4,
      ["lm_head", "layers.0.router"])

@@ -15,7 +15,10 @@ FIXTURES = {
     "hqq_bf16": (32, torch.bfloat16, False, [(5, 64)]),
     "hqq_viewed_as_floats": (64, torch.bfloat16, True, [(4, 192)]),
     "hqq_fp32": (16, torch.float32, False, [(3, 32)]),
+    "hqq_fp32_positive": (16, torch.float32, False, [(8, 64)]),
 }
+# Weights of one sign have zero points near 0, which code - zero rounds in fp32.
+POSITIVE = {"hqq_fp32_positive"}
 
 for name, (group, dtype, as_float, shapes) in FIXTURES.items():
     torch.manual_seed(len(name))
@@ -23,7 +26,10 @@ for name, (group, dtype, as_float, shapes) in FIXTURES.items():
     settings = BaseQuantizeConfig(nbits=4, group_size=group, axis=1, view_as_float=as_float)
     for index, (n, k) in enumerate(shapes):
         layer = f"layers.{index}.proj"
-        linear = HQQLinear(torch.nn.Linear(k, n, bias=index == 0), settings, compute_dtype=dtype, device="cpu")
+        dense = torch.nn.Linear(k, n, bias=index == 0)
+        if name in POSITIVE:
+            dense.weight.data.abs_()
+        linear = HQQLinear(dense, settings, compute_dtype=dtype, device="cpu")
         state = linear.state_dict()
         saved |= {f"{layer}.{key}": value.detach() for key, value in state.items() if value is not None}
         # With fp32 as its type for computing the library rounds each step to fp32.

@@ -115,6 +115,20 @@ TEST(Dequantize, TableTimesScaleIsRoundedOnce) {
   EXPECT_EQ(dequantize(weight)[0], 0x1.000004p0f);  // of 1 + 2^-22 + 2^-46
 }
 
+// (code - zero) * scale in fp32, as HQQ computes it; rounded once, the last place would be another.
+TEST(Dequantize, FloatZerosAreSubtractedInFp32) {
+  QuantizedWeight weight = small(ZeroKind::kFloat);
+  weight.group_size = kPerColumn;
+  weight.codes = {0, 2, 3, 8, 10, 0, 0, 0};
+  weight.scales = FloatArray::from_floats(DType::kFp32, std::vector<float>{0.3f, 0.1f});
+  weight.float_zeros = FloatArray::from_floats(DType::kFp32, std::vector<float>{0.3f, 0.3f});
+  const std::vector<float> values = dequantize(weight);
+  EXPECT_EQ(values[1], 0x1.051ebap-1f);  // not 0x1.051eb8p-1f
+  EXPECT_EQ(values[2], 0x1.9eb854p-1f);
+  EXPECT_EQ(values[3], 0x1.27ae14p+1f);
+  EXPECT_EQ(values[4], 0x1.f0a3d6p-1f);
+}
+
 TEST(Dequantize, WeightsWithAnotherTableDiffer) {
   QuantizedWeight weight = small(ZeroKind::kTable), other = weight;
   EXPECT_EQ(weight, other);
