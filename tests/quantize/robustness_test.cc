@@ -129,7 +129,7 @@ class Judge {
       EXPECT_GT(count, 1000) << what;
       ::testing::Test::RecordProperty(what, count);
     }
-    EXPECT_EQ(weights_.size(), 5u);
+    EXPECT_EQ(weights_.size(), 6u);
     EXPECT_FALSE(errors_.empty());
   }
 
@@ -146,7 +146,15 @@ TEST(Robustness, FiniteInFiniteOutOrANamedError) {
     ASSERT_TRUE(validate(c.statistics)) << c.text << validate(c.statistics).error().message;
     const RangeOptions range{.rule = static_cast<RangeRule>(choice.below(1, 3)),
                              .exponent = choice.below(2, 2) ? 2.4 : 2};
-    switch (choice.below(0, 8)) {
+    switch (choice.below(0, 9)) {
+      case 8:
+        judge.look("rtn", c,
+                   quantize_rtn(c.dense, {.group_size = c.grid.group_size,
+                                          .symmetric = c.grid.symmetric,
+                                          .range_search = static_cast<RangeSearch>(choice.below(3, 2)),
+                                          .scale_dtype = c.grid.scale_dtype,
+                                          .num_threads = 1}));
+        break;
       case 0:
         judge.look("range", c, quantize_range(c.dense, c.grid, range, choice.below(3, 2) ? &c.statistics : nullptr));
         break;
