@@ -10,8 +10,6 @@
 #include "base/file.h"
 #include "base/json_text.h"
 #include "base/name_pattern.h"
-#include "checkpoint/gguf_file.h"
-#include "checkpoint/model_writer.h"
 #include "cli/output.h"
 #include "nybble/pack.h"
 
@@ -124,75 +122,129 @@ bool is_kept(const std::string& path, const PackedWeight& packed) {
          std::memcmp(there->data(), packed.data(), packed.size_bytes()) == 0;
 }
 
+// One job: what is packed, and the rest.
+class PackedWriter {
+ public:
+  PackedWriter(const checkpoint::ModelJob& job, const ConvertOptions& options)
+      : job_(job),
+        model_(*job.source.checkpoint),
+        options_(options),
+        pack_options_{.scale_dtype = options.scale_dtype} {}
+
+  // All of the layers that can be known to be wrong before anything is written.
+  Result<void> prepare() {
+    Result<std::vector<LayerInfo>> layers = choose(model_, options_);
+    if (!layers) return layers.error();
+    layers_ = std::move(*layers);
+    for (const LayerInfo& layer : layers_) {
+      WeightFormat format = layer.format;
+      format.scale_dtype = options_.scale_dtype.value_or(format.scale_dtype);
+      const Result<size_t> bytes = packed_bytes(layer.n, layer.k, format);
+      if (!bytes)
+        return make_error(bytes.error().code, "layer {}: {}; exclude the layer, which writes it dense",
+                          base::printable(layer.name), bytes.error().message);
+      total_ += static_cast<int64_t>(*bytes);
+      if (!options_.scale_dtype || *options_.scale_dtype == layer.format.scale_dtype) continue;
+      if (const Result<PackedWeight> fits = pack_layer(model_, layer, pack_options_); !fits) return fits.error();
+    }
+    rest_ = std::make_unique<Rest>(model_, layers_);
+    return {};
+  }
+
+  int64_t total() const { return total_; }  // bytes of packed files
+
+  // Locks the folder; nothing in it is changed.
+  Result<void> claim_folder() {
+    Result<base::Directory> folder = claim(job_.out, options_);
+    if (!folder) return folder.error();
+    folder_ = std::make_unique<base::Directory>(std::move(*folder));
+    return {};
+  }
+
+  bool has_rest() const { return !rest_->layers().empty() || !rest_->other_tensors().empty(); }
+  checkpoint::ModelJob rest_job() const {
+    return {{rest_.get(), job_.source.files, job_.source.what + "; without packed layers"}, job_.out + "/model"};
+  }
+  Result<void> begin_folder() const { return begin(*folder_); }
+
+  // The packed files, and the manifest. `advance` is told of bytes.
+  Result<PackedModel> write(const std::function<void(int64_t)>& advance) const {
+    PackedModel written;
+    Json list = Json::array();
+    for (const LayerInfo& layer : layers_) {
+      const Result<PackedWeight> packed = pack_layer(model_, layer, pack_options_);
+      if (!packed) return packed.error();
+      const std::string file = file_name(list.size(), layer.name);
+      if (options_.resume && is_kept(job_.out + '/' + file, *packed))
+        ++written.kept_layers;
+      else if (Result<void> saved = save_packed(*packed, job_.out + '/' + file); !saved)
+        return saved.error();
+      list.push_back({{"name", layer.name},
+                      {"file", file},
+                      {"n", layer.n},
+                      {"k", layer.k},
+                      {"format", to_string(packed->format())},
+                      {"bytes", packed->size_bytes()}});
+      written.packed.push_back(layer.name);
+      written.bytes_out += packed->size_bytes();
+      advance(static_cast<int64_t>(packed->size_bytes()));
+    }
+    const Json manifest = {{"format", "nybble packed model"},
+                           {"model", has_rest() ? Json("model") : Json()},
+                           {"converted_from", model_.format()},
+                           {"layers", list}};
+    if (Result<void> done = base::write_file(job_.out + '/' + kManifest, manifest.dump(2) + "\n"); !done)
+      return done.error();
+    return written;
+  }
+
+ private:
+  const checkpoint::ModelJob& job_;
+  const Checkpoint& model_;
+  const ConvertOptions& options_;
+  PackOptions pack_options_;
+  std::vector<LayerInfo> layers_;  // that are packed
+  std::unique_ptr<Rest> rest_;
+  std::unique_ptr<base::Directory> folder_;
+  int64_t total_ = 0;
+};
+
 }  // namespace
 
-Result<PackedModel> write_packed_model(const std::string& in, const std::string& out, const ConvertOptions& options,
-                                       const std::function<void(int64_t, int64_t)>& progress) {
-  const Result<std::unique_ptr<Checkpoint>> opened = open_checkpoint(in);
-  if (!opened) return opened.error();
-  const Checkpoint& model = **opened;
-  const Result<std::vector<LayerInfo>> layers = choose(model, options);
-  if (!layers) return layers.error();
-  const PackOptions pack_options{.scale_dtype = options.scale_dtype};
+Result<std::vector<PackedModel>> write_packed_models(const std::vector<checkpoint::ModelJob>& jobs,
+                                                     const ConvertOptions& options,
+                                                     const std::function<void(int64_t, int64_t)>& progress) {
+  std::vector<PackedWriter> writers;
   int64_t total = 0, done = 0;
-  for (const LayerInfo& layer : *layers) {
-    WeightFormat format = layer.format;
-    format.scale_dtype = options.scale_dtype.value_or(format.scale_dtype);
-    const Result<size_t> bytes = packed_bytes(layer.n, layer.k, format);
-    if (!bytes)
-      return make_error(bytes.error().code, "layer {}: {}; exclude the layer, which writes it dense",
-                        base::printable(layer.name), bytes.error().message);
-    total += static_cast<int64_t>(*bytes);
-    if (!options.scale_dtype || *options.scale_dtype == layer.format.scale_dtype) continue;
-    if (const Result<PackedWeight> fits = pack_layer(model, layer, pack_options); !fits) return fits.error();
+  for (const checkpoint::ModelJob& job : jobs) {
+    if (Result<void> fine = writers.emplace_back(job, options).prepare(); !fine) return fine.error();
+    total += writers.back().total();
   }
-  const Result<base::Directory> folder = claim(out, options);
-  if (!folder) return folder.error();
+  for (PackedWriter& writer : writers)
+    if (Result<void> claimed = writer.claim_folder(); !claimed) return claimed.error();
 
-  PackedModel written;
-  const Rest rest(model, *layers);
-  const bool has_rest = !rest.layers().empty() || !rest.other_tensors().empty();
-  if (has_rest) {
-    checkpoint::ModelJob job{{.checkpoint = &rest, .what = "; without packed layers"}, out + "/model"};
-    if (!checkpoint::is_gguf_path(in)) {
-      Result<std::shared_ptr<const checkpoint::ModelFiles>> files = checkpoint::ModelFiles::open(in);
-      if (!files) return files.error();
-      job.source.files = std::move(*files);
-    }
-    const ConvertOptions plain{.dense_dtype = options.dense_dtype, .resume = options.resume, .force = options.force};
-    Result<std::vector<WrittenModel>> models =
-        checkpoint::write_models({job}, plain, {}, [&] { return begin(*folder); });
-    if (!models) return models.error();
-    written.rest = std::move(models->front());
-  } else if (Result<void> begun = begin(*folder); !begun) {
-    return begun.error();
+  std::vector<checkpoint::ModelJob> rests;
+  for (const PackedWriter& writer : writers)
+    if (writer.has_rest()) rests.push_back(writer.rest_job());
+  const ConvertOptions plain{.dense_dtype = options.dense_dtype, .resume = options.resume, .force = options.force};
+  Result<std::vector<WrittenModel>> models = checkpoint::write_models(rests, plain, {}, [&]() -> Result<void> {
+    for (const PackedWriter& writer : writers)
+      if (Result<void> begun = writer.begin_folder(); !begun) return begun;
+    return {};
+  });
+  if (!models) return models.error();
+
+  std::vector<PackedModel> written;
+  auto rest = models->begin();
+  for (const PackedWriter& writer : writers) {
+    Result<PackedModel> model = writer.write([&](int64_t bytes) {
+      done += bytes;
+      if (progress) progress(done, total);
+    });
+    if (!model) return model.error();
+    if (writer.has_rest()) model->rest = std::move(*rest++);
+    written.push_back(std::move(*model));
   }
-  Json list = Json::array();
-  for (const LayerInfo& layer : *layers) {
-    const Result<PackedWeight> packed = pack_layer(model, layer, pack_options);
-    if (!packed) return packed.error();
-    const std::string file = file_name(list.size(), layer.name);
-    if (options.resume && is_kept(out + '/' + file, *packed))
-      ++written.kept_layers;
-    else if (Result<void> saved = save_packed(*packed, out + '/' + file); !saved)
-      return saved.error();
-    list.push_back({{"name", layer.name},
-                    {"file", file},
-                    {"n", layer.n},
-                    {"k", layer.k},
-                    {"format", to_string(packed->format())},
-                    {"bytes", packed->size_bytes()}});
-    written.packed.push_back(layer.name);
-    written.bytes_out += packed->size_bytes();
-    done += static_cast<int64_t>(packed->size_bytes());
-    if (progress) progress(done, total);
-  }
-  const Json manifest = {{"format", "nybble packed model"},
-                         {"model", has_rest ? Json("model") : Json()},
-                         {"converted_from", model.format()},
-                         {"layers", list}};
-  if (Result<void> done_last = base::write_file(out + '/' + kManifest, manifest.dump(2) + "\n"); !done_last)
-    return done_last.error();
   return written;
 }
 

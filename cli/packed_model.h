@@ -5,9 +5,13 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/model_writer.h"
 #include "nybble/convert.h"
 
 namespace nybble::cli {
+
+// What the option --to calls it.
+inline constexpr char kPackedTarget[] = "nybble";
 
 struct PackedModel {
   std::vector<std::string> packed;  // layer names
@@ -16,14 +20,16 @@ struct PackedModel {
   uint64_t bytes_out = 0;           // of the packed files
 };
 
-// Writes `out`/layers/NUMBER-NAME.nybble for every chosen layer; under `out`/model a plain model folder with all else:
-// biases, norms, embeddings, layers left out (dense), config.json, tokenizer; and last `out`/manifest.json, which names
-// layers and files. Of the options, target and shard_bytes are not looked at. resume packs again and keeps the files
-// that hold these bytes: the source must be read whatever it is compared by, and packing costs less than a hash of it.
-// Three layers of 4096 x 11008 in groups of 128 on two processors that had other work, 2026-11-25, seconds of processor
-// time: `convert --to nybble` 0.40, the same with --resume 0.44; `--to gptq`, whose --resume hashes, 1.79 and 1.06.
-// What has no packed form is refused before the first byte is written.
-Result<PackedModel> write_packed_model(const std::string& in, const std::string& out, const ConvertOptions& options,
-                                       const std::function<void(int64_t, int64_t)>& progress);
+// Writes for every job `out`/layers/NUMBER-NAME.nybble for every chosen layer; under `out`/model a plain model folder
+// with all else: biases, norms, embeddings, layers left out (dense), config.json, tokenizer; and last
+// `out`/manifest.json, which names layers and files. Of the options, target and shard_bytes are not looked at. resume
+// packs again and keeps the files that hold these bytes: the source must be read whatever it is compared by, and
+// packing costs less than a hash of it. Three layers of 4096 x 11008 in groups of 128 on two processors that had other
+// work, 2026-11-25, seconds of processor time: `convert --to nybble` 0.40, the same with --resume 0.44; `--to gptq`,
+// whose --resume hashes, 1.79 and 1.06. What has no packed form is refused before the first byte of the first job is
+// written.
+Result<std::vector<PackedModel>> write_packed_models(const std::vector<checkpoint::ModelJob>& jobs,
+                                                     const ConvertOptions& options,
+                                                     const std::function<void(int64_t, int64_t)>& progress);
 
 }  // namespace nybble::cli

@@ -10,6 +10,7 @@
 #include "base/json_text.h"
 #include "base/name_pattern.h"
 #include "checkpoint/compressed_layer.h"
+#include "checkpoint/gguf_file.h"
 #include "checkpoint/model_folder.h"
 
 namespace nybble::checkpoint {
@@ -388,6 +389,18 @@ class ModelWriter {
 };
 
 }  // namespace
+
+Result<OpenModel> open_model(const std::string& path) {
+  OpenModel model;
+  Result<std::unique_ptr<Checkpoint>> checkpoint = open_checkpoint(path);
+  if (!checkpoint) return checkpoint.error();
+  model.checkpoint = std::move(*checkpoint);
+  if (is_gguf_path(path)) return model;
+  Result<std::shared_ptr<const ModelFiles>> files = ModelFiles::open(path);
+  if (!files) return files.error();
+  model.files = std::move(*files);
+  return model;
+}
 
 Result<std::vector<WrittenModel>> write_models(const std::vector<ModelJob>& jobs, const ConvertOptions& options,
                                                const std::function<void(int64_t, int64_t)>& progress,

@@ -11,10 +11,17 @@
 
 namespace nybble::checkpoint {
 
-struct ModelSource {
-  const Checkpoint* checkpoint = nullptr;
+struct OpenModel {
+  std::unique_ptr<Checkpoint> checkpoint;
   // Where config.json and other files come from; nullptr: there are none (GGUF).
   std::shared_ptr<const ModelFiles> files;
+};
+
+Result<OpenModel> open_model(const std::string& path);
+
+struct ModelSource {
+  const Checkpoint* checkpoint = nullptr;
+  std::shared_ptr<const ModelFiles> files;  // as in OpenModel
   std::string what;  // the recipe's word for what is done to the source before it is written; empty: nothing
 };
 

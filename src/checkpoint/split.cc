@@ -299,4 +299,21 @@ std::unique_ptr<Checkpoint> rank_of(const Checkpoint& model, const SplitPlan& pl
   return std::make_unique<RankCheckpoint>(model, plan, rank);
 }
 
+Result<Ranks> open_ranks(const std::string& in, const std::string& out, const SplitOptions& options) {
+  Result<OpenModel> model = open_model(in);
+  if (!model) return model.error();
+  Ranks ranks{.model = std::move(*model), .plan = {}, .parts = {}, .jobs = {}};
+  const OpenModel& whole = ranks.model;
+  Result<SplitPlan> plan =
+      plan_split(*whole.checkpoint, whole.files ? whole.files->config() : nlohmann::json::object(), options);
+  if (!plan) return plan.error();
+  ranks.plan = std::make_unique<const SplitPlan>(std::move(*plan));
+  for (int rank = 0; rank < options.ranks; ++rank) {
+    ranks.parts.push_back(rank_of(*whole.checkpoint, *ranks.plan, rank));
+    ranks.jobs.push_back({{ranks.parts.back().get(), whole.files, ranks.plan->recipe(rank)},
+                          fmt::format("{}/rank-{}-of-{}", out, rank, options.ranks)});
+  }
+  return ranks;
+}
+
 }  // namespace nybble::checkpoint

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/model_writer.h"
 #include "nybble/convert.h"
 
 namespace nybble::checkpoint {
@@ -30,5 +31,14 @@ Result<SplitPlan> plan_split(const Checkpoint& model, const nlohmann::json& conf
 
 // The rank's part of the model, which must outlive it, as must the plan.
 std::unique_ptr<Checkpoint> rank_of(const Checkpoint& model, const SplitPlan& plan, int rank);
+
+// The model at `in` and every rank's part of it.
+struct Ranks {
+  OpenModel model;
+  std::unique_ptr<const SplitPlan> plan;           // the parts keep its address
+  std::vector<std::unique_ptr<Checkpoint>> parts;  // one for each rank
+  std::vector<ModelJob> jobs;                      // to write these to `out`/rank-R-of-N
+};
+Result<Ranks> open_ranks(const std::string& in, const std::string& out, const SplitOptions& options);
 
 }  // namespace nybble::checkpoint

@@ -65,6 +65,25 @@ class Shard(Case):
         again = self.shard("--to", "compressed-tensors", "--resume")
         self.assertEqual([rank["kept_shards"] for rank in again["ranks"]], [1, 1])
 
+    def test_packed_parts_are_the_packed_forms_of_the_parts(self):
+        plain = self.folder / "plain"
+        done = self.shard("--to", "nybble", "--exclude", "router")
+        self.assertEqual((len(done["column"]), len(done["row"])), (2, 2))
+        self.expect(run("shard", self.model, "--tp", "2", "--to", "compressed-tensors", "--out", plain), 0)
+        for rank in (0, 1):
+            part, again = self.out / f"rank-{rank}-of-2", self.folder / f"again-{rank}"
+            self.expect(run("convert", plain / part.name, "--to", "nybble", "--exclude", "router", "--out", again), 0)
+            layers = json.loads((part / "manifest.json").read_text())["layers"]
+            self.assertEqual({layer["name"]: (layer["n"], layer["k"]) for layer in layers},
+                             {"model.layers.0.self_attn.q_proj": (32, 64), "model.layers.0.self_attn.o_proj": (64, 32),
+                              "model.layers.0.mlp.up_proj": (48, 64), "model.layers.0.mlp.down_proj": (64, 48)})
+            for layer in layers:
+                self.assertEqual((part / layer["file"]).read_bytes(), (again / layer["file"]).read_bytes(), layer["name"])
+                self.expect(run("verify", part / layer["file"], "--device", "cpu"), 0)
+            self.assertEqual(self.tensors(part / "model"), self.tensors(again / "model"))
+        again = self.shard("--to", "nybble", "--exclude", "router", "--resume")
+        self.assertEqual([rank["kept_layers"] for rank in again["ranks"]], [4, 4])
+
     def test_wrong_requests(self):
         def refuse(*options):
             self.expect(run("shard", self.model, "--out", self.out, "--to", "gptq", "--scale-dtype", "fp16", *options), 2)
@@ -74,6 +93,8 @@ class Shard(Case):
         self.assertIn("96 input features", refuse("--tp", "4"))
         self.assertIn("2 to", refuse("--tp", "1"))
         self.assertIn("both kinds", refuse("--tp", "2", "--replicate", "o_proj|down_proj"))
+        self.expect(run("shard", self.model, "--tp", "2", "--out", self.out, "--to", "nybble", "--exclude", "."), 2, "no 4-bit layer")
+        self.assertFalse(self.out.exists())
 
 
 if __name__ == "__main__":
