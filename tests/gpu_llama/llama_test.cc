@@ -1,18 +1,17 @@
 // The example's decoder on the GPU against the same on the CPU.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cmath>
-#include <cstdio>
 #include <filesystem>
 
 #include "chat.h"
-#include "decoder.h"
-#include "generate.h"
 #include "nybble/launch.h"
+#include "support/greedy_text.h"
 
 namespace llama {
 namespace {
+
+using testing::largest;
+using testing::largest_difference;
 
 const std::string kTiny = NYBBLE_SOURCE_DIR "/tests/data/llama_tiny/model.gguf";
 const std::string kSmolLm2 = NYBBLE_SOURCE_DIR "/.deps/models/SmolLM2-135M-Instruct/model.gguf";
@@ -32,18 +31,6 @@ class GpuLlama : public ::testing::Test {
     return decoder ? std::move(*decoder) : nullptr;
   }
 };
-
-float largest(const std::vector<float>& values) {
-  float most = 0;
-  for (const float value : values) most = std::max(most, std::abs(value));
-  return most;
-}
-
-float largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
-  float most = 0;
-  for (size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(a[i] - b[i]));
-  return std::isfinite(largest(a)) && a.size() == b.size() ? most : INFINITY;
-}
 
 TEST_F(GpuLlama, LogitsAreTheCpus) {
   const auto cpu = make(kTiny, false), gpu = make(kTiny, true);
@@ -65,34 +52,19 @@ TEST_F(GpuLlama, LogitsAreTheCpus) {
   EXPECT_LE(largest_difference(steps, *want), kTolerance * largest(*want));
 }
 
-TEST_F(GpuLlama, SmolLm2SaysWhatItSaysOnTheCpu) {
+// Against the dequantized model in fp32.
+TEST_F(GpuLlama, SmolLm2SaysWhatTheDenseModelSays) {
   if (!std::filesystem::exists(kSmolLm2)) GTEST_SKIP() << "SmolLM2 is not here; scripts/fetch_chat_model.sh fetches it";
+  constexpr int kTokens = 200;
   const auto metadata = nybble::GgufMetadata::read(kSmolLm2);
   const auto tokenizer = Tokenizer::from_gguf(*metadata);
   const auto prompt = chat_tokens(*ChatTemplate::from_gguf(*metadata), *tokenizer,
                                   {std::nullopt, "Tell me a long story about a lighthouse."});
-  const auto cpu = make(kSmolLm2, false), gpu = make(kSmolLm2, true);
-  ASSERT_TRUE(cpu && gpu);
-  auto want = cpu->append(*prompt, LogitsOf::kLast), got = gpu->append(*prompt, LogitsOf::kLast);
-  int parted = 0;
-  float worst = 0;
-  for (int i = 0; i < 200; ++i) {  // the GPU is led along the CPU's text, so that one divergence does not hide the rest
-    ASSERT_TRUE(want) << want.error().message;
-    ASSERT_TRUE(got) << got.error().message;
-    const float bound = kTolerance * largest(*want);
-    worst = std::max(worst, largest_difference(*got, *want) / largest(*want));
-    ASSERT_LE(largest_difference(*got, *want), bound) << "at token " << i;
-    const int32_t token = likeliest(*want), other = likeliest(*got);
-    if (token != other) {
-      ++parted;
-      EXPECT_LT((*want)[token] - (*want)[other], 2 * bound) << "at token " << i;
-    }
-    want = cpu->append({&token, 1}, LogitsOf::kLast);
-    got = gpu->append({&token, 1}, LogitsOf::kLast);
-  }
-  RecordProperty("tokens_parted", parted);
-  std::printf("of 200 tokens %d fall otherwise on the GPU; logits differ by at most %.2e of the largest\n", parted,
-              worst);
+  const auto dense = make_cpu_decoder(kSmolLm2, {.weights = {}, .dense = true, .num_threads = 0, .observer = {}});
+  const auto gpu = make(kSmolLm2, true);
+  ASSERT_TRUE(dense) << dense.error().message;
+  ASSERT_TRUE(gpu);
+  testing::expect_same_greedy_text(**dense, *gpu, *prompt, kTokens, kTolerance);
 }
 
 }  // namespace
