@@ -98,7 +98,7 @@ class Quantize(Case):
 
 
 def write_statistics(path, kinds):
-    """kinds: {layer: "hessian", "mean_square" or "dead"}, of inputs of which every fifth is nine times as large."""
+    """kinds: {layer: "hessian", "mean_square", "dead" or "indefinite"}, of inputs of which every fifth is nine times as large."""
     tensors, metadata = {}, {"nybble.statistics": "1"}
     for layer, kind in kinds.items():
         k = LAYERS[layer][1]
@@ -106,6 +106,9 @@ def write_statistics(path, kinds):
         metadata["tokens." + layer] = "100"
         if kind == "mean_square":
             tensors[layer + ".mean_square"] = ("F32", [k], float_bytes("F32", squares))
+        elif kind == "indefinite":  # its least eigenvalue is 1 - 0.01 (k - 1)
+            rows = [1.0 if i == j else -0.01 for i in range(k) for j in range(k)]
+            tensors[layer + ".hessian"] = ("F32", [k, k], float_bytes("F32", rows))
         else:
             rows = [squares[i] if i == j else 0.4 * (squares[i] * squares[j]) ** 0.5 for i in range(k) for j in range(k)]
             tensors[layer + ".hessian"] = ("F32", [k, k], float_bytes("F32", rows))
@@ -160,6 +163,18 @@ class Methods(Case):
         self.assertIn("encoder.layer.0.query: 1 of 128 inputs", warnings)
         self.assertIn("encoder.layer.0.dense: the statistics file has mean squares only", warnings)
         self.assertIn("encoder.layer.1.dense: the statistics file lacks this layer", warnings)
+
+    def test_damping_that_was_raised_is_told(self):
+        kinds = {layer: "indefinite" for layer in LAYERS}
+        stats = write_statistics(self.folder / "some", kinds)
+        warnings = sorted(self.quantize("out", "--method", "gptq", "--stats", stats)["warnings"])
+        self.assertEqual(len(warnings), 3, warnings)
+        self.assertIn("encoder.layer.0.dense: the Hessian is not positive definite even with damping 1;", warnings[0])
+        self.assertIn("encoder.layer.0.query: the Hessian needed damping 0.32 instead of 0.01", warnings[1])
+        self.assertIn("encoder.layer.1.dense: the Hessian needed damping 0.32 instead of 0.01", warnings[2])
+        done = run("quantize", self.model, "--out", self.folder / "text", "--group", "64", "--method", "gptq", "--stats", stats)
+        for warning in warnings:
+            self.assertIn("warning: " + warning, self.expect(done, 0).out)
 
     def test_resume_asks_for_the_same_method_and_statistics(self):
         options = ["--method", "gptq", "--stats", self.stats]
