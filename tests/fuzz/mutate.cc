@@ -168,6 +168,49 @@ constexpr int64_t kNumbers[] = {0,
                                 int64_t{1} << 61,
                                 INT64_MAX,
                                 INT64_MIN};
+// What regular expressions are made of: what stands alone, what begins a group, and what follows one.
+constexpr const char* kAtoms[] = {"a",
+                                  "proj",
+                                  ".",
+                                  ".*",
+                                  "\\d",
+                                  "\\W",
+                                  "\\b",
+                                  "\\K",
+                                  "^",
+                                  "$",
+                                  "|",
+                                  "[a-z]",
+                                  "[^.]",
+                                  "[[:alpha:]]",
+                                  "\\.",
+                                  "\\1",
+                                  "\\g{-1}",
+                                  "\\k<n>",
+                                  "(?1)",
+                                  "(?R)",
+                                  "(?&n)",
+                                  "\\Q",
+                                  "\\E",
+                                  "\\A",
+                                  "\\z",
+                                  "\\G",
+                                  "\\R",
+                                  "\\X",
+                                  "(?i)",
+                                  "(?x)",
+                                  "(?s)",
+                                  "(?C9)",
+                                  "(*ACCEPT)",
+                                  "(*COMMIT)",
+                                  "(*SKIP)",
+                                  "(*F)",
+                                  "(*NO_START_OPT)",
+                                  "(*LIMIT_MATCH=9)",
+                                  "(*ANYCRLF)"};
+constexpr const char* kOpenings[] = {"(",   "(?:",   "(?=",    "(?!", "(?<=",  "(?<!",    "(?>",
+                                     "(?|", "(?<n>", "(?P<n>", "(?*", "(?(1)", "(?(<n>)", "(?(?=a)"};
+constexpr const char* kEndings[] = {")", ")*", ")+", ")?", ")*?", ")++", "){2}", "){1,9}", "){99,}", "){0}"};
 // Infinities, NaN, the least number, the negative zero.
 constexpr uint32_t kOddFloats[] = {0x7F800000, 0xFF800000, 0x7FC00000, 0x7F7FFFFF, 1, 0x80000000};
 constexpr uint16_t kOddHalves[] = {0x7F80, 0x7C00, 0xFC00, 0xFFFF, 0x7FC0, 0x7BFF, 0x8000, 1};
@@ -199,6 +242,8 @@ void Mutator::apply(InputKind kind, std::string& input, size_t max_bytes) {
       return change_gguf(input, max_bytes);
     case InputKind::kPacked:
       return change_packed(input, max_bytes);
+    case InputKind::kExpressions:
+      return change_expressions(input, max_bytes);
   }
 }
 
@@ -421,6 +466,44 @@ void Mutator::change_packed(std::string& file, size_t max_bytes) {
   }
   const uint64_t checksum = packed_checksum(std::as_bytes(std::span(file)));
   std::memcpy(file.data() + offsetof(layout::PackedHeader, checksum), &checksum, sizeof checksum);
+}
+
+void Mutator::change_expressions(std::string& image, size_t max_bytes) {
+  std::vector<ImageFile> files = read_image({reinterpret_cast<const uint8_t*>(image.data()), image.size()});
+  if (files.empty()) return blind_(image, max_bytes);
+  for (int count = 1 + below(3); count > 0; --count) {
+    const size_t index = random_() % files.size();
+    std::string& text = files[index].bytes;
+    const size_t begin = random_() % (text.size() + 1), end = begin + random_() % (text.size() + 1 - begin);
+    switch (below(10)) {
+      case 0:  // one more, or one less
+        if (below(2) == 0 || files.size() == 1)
+          files.push_back(ImageFile(files[index]));
+        else
+          files.erase(files.begin() + static_cast<std::ptrdiff_t>(index));
+        break;
+      case 1:  // a name as an expression, an expression as a name
+        files[index].name = below(2) == 0 ? kExpression : "";
+        break;
+      case 2:  // a part twice
+        text.insert(end, text.substr(begin, end - begin));
+        break;
+      case 3:  // gone
+        text.erase(begin, end - begin);
+        break;
+      case 4:
+        blind_(text, max_bytes);
+        break;
+      case 5:  // a part as a group
+      case 6:
+        text.insert(end, any(kEndings));
+        text.insert(begin, any(kOpenings));
+        break;
+      default:
+        text.insert(begin, any(kAtoms));
+    }
+  }
+  image = write_image(files);
 }
 
 }  // namespace nybble::fuzz

@@ -30,6 +30,7 @@ class Mutator {
   void change_safetensors(std::string& file, size_t max_bytes);
   void change_gguf(std::string& file, size_t max_bytes);
   void change_packed(std::string& file, size_t max_bytes);
+  void change_expressions(std::string& image, size_t max_bytes);
   void overwrite_number(std::string& bytes, size_t begin, size_t end);
 
   std::minstd_rand random_;

@@ -68,6 +68,32 @@ std::vector<ImageFile> sharded_model() {
           {"b.safetensors", testing::safetensors({{"b.weight", "F16", {2, 2}, std::string(8, '\x2C')}})}};
 }
 
+// Lists as settings have them, and expressions that are made to cost much.
+std::vector<std::pair<std::string, std::vector<ImageFile>>> expressions() {
+  const auto list = [](const std::vector<std::string>& texts, const std::vector<std::string>& names) {
+    std::vector<ImageFile> files;
+    for (const std::string& text : texts) files.push_back({kExpression, text});
+    for (const std::string& name : names) files.push_back({"", name});
+    return files;
+  };
+  const std::vector<std::string> layers = {"model.layers.0.self_attn.q_proj", "model.layers.17.mlp.experts.3.up_proj",
+                                           "model.vision.proj", "lm_head"};
+  const std::string many(300, 'a');
+  std::string ahead = "x";
+  for (int i = 0; i < 20; ++i) ahead = "(?=.*" + ahead + ")";
+  return {{"ignore", list({".*lm_head", "^(?!.*experts).*proj$", "(?i)VISION"}, layers)},
+          {"dynamic", list({R"(model\.layers\.\d+\.mlp)", "(?P<which>up|gate)_proj", R"(.*\.([0-9])\1\..*)"}, layers)},
+          {"plain", list({"q_proj", "model", "17"}, layers)},
+          {"groups",
+           list({"(?<n>mlp|attn)\\.(?:(?=up)|(?!down)).*(?<=proj)$", "(a(?1)?b)", "(?(1)a|b)(?|(c)|(d))"}, layers)},
+          {"classes", list({R"(^[^.]*\.[[:alpha:]_]+\.\d{1,3}\b)", R"(\Amodel\..*?\Kproj\z)"}, layers)},
+          {"backtracking", list({"(a+)+(a+)+(a|aa)*$x"}, {many})},
+          {"looking_ahead", list({ahead + "a"}, {many})},
+          {"memory", list({"(?:(a)|b)*x"}, {many})},
+          {"large", list({"(?:ab){1000}"}, {many})},
+          {"wrong", list({"lm_head", "a(b", "q_proj"}, layers)}};
+}
+
 std::string statistics() {
   return testing::safetensors({{"a.mean_square", "F32", {4}, testing::f32({1, 2, 3, 4})},
                                {"b.hessian", "F32", {2, 2}, testing::f32({2, 1, 1, 2})}},
@@ -109,6 +135,7 @@ std::vector<Seed> seeds(const std::string& data) {
   all.push_back({"index", "sharded", write_image(sharded_model())});
   all.push_back({"index", "single", write_image(dense_model())});
   all.push_back({"statistics", "small", statistics()});
+  for (const auto& [name, files] : expressions()) all.push_back({"expressions", name, write_image(files)});
   all.push_back(
       {"tuning_table", "small",
        R"({"kind":"tuning table","schema":1,"gpu":"G","threads":null,"rows":[{"problem":)"

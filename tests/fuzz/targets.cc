@@ -1,9 +1,17 @@
 #include "fuzz/targets.h"
 
+#include <fmt/format.h>
+#include <time.h>
+
+#include <algorithm>
+#include <bit>
+#include <cctype>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 
+#include "base/json_text.h"
+#include "base/name_pattern.h"
 #include "checkpoint/safetensors.h"
 #include "dispatch/tuning_data.h"
 #include "fuzz/folder_image.h"
@@ -130,6 +138,103 @@ void run_statistics(const Target&, Bytes input) {
   }
 }
 
+// ---- Regular expressions -------------------------------------------------------------------------------------------
+
+using base::MatchBudget;
+using base::NamePattern;
+
+// PCRE2 is not instrumented, so its branches lead the fuzzer nowhere: these counters, which libFuzzer counts among its
+// own, tell it what an answer cost instead.
+[[gnu::section("__libfuzzer_extra_counters"), gnu::used]] uint8_t costs[256];
+
+void note(int64_t steps, unsigned kind) {
+  ++costs[4 * static_cast<unsigned>(std::bit_width(static_cast<uint64_t>(steps))) + kind];
+}
+
+double processor_seconds() {
+  timespec now{};
+  require(::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now) == 0, "the processor's time is told");
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+// An expression without any character that means something.
+bool is_plain(const std::string& text) {
+  return std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isalnum(c) != 0 || c == '_'; });
+}
+
+// One name and one expression: the same answer at the same cost again, and the right one where it is easily told.
+void compare(const NamePattern& pattern, const std::string& name, MatchBudget& budget) {
+  MatchBudget again = budget;
+  const int64_t before = budget.spent();
+  const bool found = pattern.found_in(name, budget), start = pattern.matches_start(name, budget);
+  note(budget.spent() - before, 2 * found + start);
+  require(pattern.found_in(name, again) == found && pattern.matches_start(name, again) == start &&
+              again.spent() == budget.spent(),
+          "the same question has the same answer and the same cost");
+  if (budget.is_spent()) {
+    require(!start, "a budget that is spent says no");
+    require(!pattern.found_in(name, budget) && budget.is_spent(), "a budget that is spent stays so");
+    require(!budget.check("it").ok(), "a budget that is spent has an error");
+    return;
+  }
+  require(!start || found, "what matches from the beginning is found");
+  if (!is_plain(pattern.text())) return;
+  require(found == (name.find(pattern.text()) != std::string::npos), "plain text is found where it is");
+  require(start == name.starts_with(pattern.text()), "plain text matches where it is");
+}
+
+// Every name is found by the expression that spells it out.
+void spell_out(const std::string& name) {
+  constexpr size_t kLongest = 500;  // an expression has its own bound
+  if (name.size() > kLongest) return;
+  std::string spelled;
+  for (const char c : name) spelled += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+  MatchBudget budget;
+  const Result<NamePattern> pattern = NamePattern::compile(spelled, budget);
+  require(pattern.ok(), "escaped characters are an expression");
+  require(pattern->found_in(name, budget) && pattern->matches_start(name, budget), "a name is found by its characters");
+}
+
+void run_expressions(const Target&, Bytes input) {
+  // Few steps, so that many inputs are tried in the time that one may cost; all of them together may take no more
+  // than that time's part, or steps are counted wrongly.
+  constexpr int64_t kSteps = MatchBudget::kSteps / 250;
+  constexpr double kSeconds = 0.5;
+  std::vector<std::string> names;
+  std::vector<NamePattern> patterns;
+  MatchBudget budget;
+  budget.spend(MatchBudget::kSteps - kSteps);
+  const double begin = processor_seconds();
+  bool compiles = true;  // whoever has a list ends at its first fault
+  for (const ImageFile& file : read_image(input)) {
+    if (file.name != kExpression) {
+      names.push_back(file.bytes);
+    } else if (compiles) {
+      const int64_t before = budget.spent();
+      Result<NamePattern> pattern = NamePattern::compile(file.bytes, budget);
+      compiles = pattern.ok();
+      note(budget.spent() - before, 0);
+      if (compiles) {
+        require(pattern->text() == file.bytes, "an expression keeps its text");
+        patterns.push_back(std::move(*pattern));
+        continue;
+      }
+      const std::string& words = pattern.error().message;
+      require(words.find("regular expression") != std::string::npos, "an error that names no expression: " + words);
+      require(!base::has_control_character(words), "an error that deceives: " + words);
+    }
+  }
+  for (const std::string& name : names) {
+    for (const NamePattern& pattern : patterns) compare(pattern, name, budget);
+    MatchBudget one = budget, all = budget;
+    const bool found = std::any_of(patterns.begin(), patterns.end(),
+                                   [&](const NamePattern& pattern) { return pattern.found_in(name, one); });
+    require(any_found_in(patterns, name, all) == found, "any is one of them");
+  }
+  require(processor_seconds() - begin < kSeconds, "what takes long costs many steps");
+  for (const std::string& name : names) spell_out(name);
+}
+
 }  // namespace
 
 const std::vector<Target>& targets() {
@@ -142,6 +247,7 @@ const std::vector<Target>& targets() {
         {"packed", InputKind::kPacked, run_packed},
         {"tuning_table", InputKind::kJson, run_tuning_table},
         {"statistics", InputKind::kSafetensors, run_statistics},
+        {"expressions", InputKind::kExpressions, run_expressions},
     };
     for (const checkpoint::Format* format : checkpoint::formats())
       all.push_back({std::string("reader-") + format->name, InputKind::kFolder, run_reader, format});

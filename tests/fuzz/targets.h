@@ -19,7 +19,11 @@ enum class InputKind : uint8_t {
   kJson,
   kGguf,
   kPacked,
+  kExpressions,  // an image: files named kExpression, and names to compare with them
 };
+
+// The name of a file of an image that holds a regular expression; all others hold names.
+inline constexpr char kExpression[] = "expression";
 
 struct Target {
   std::string name;
