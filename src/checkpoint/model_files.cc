@@ -74,6 +74,19 @@ Result<Index> read_index(const base::File& file) {
   return index;
 }
 
+// What torch.save() writes, by the names in use.
+bool is_pickle(std::string_view name) {
+  return name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth") || name.ends_with(".ckpt");
+}
+
+Error pickle_error(const std::string& path, const std::string& what) {
+  return unsupported(
+      "{}: {}; pickles run code when they are loaded and are not read. Load the model with the library that wrote it "
+      "and "
+      "save it as safetensors (transformers: save_pretrained())",
+      path, what);
+}
+
 }  // namespace
 
 std::string string_member(const nlohmann::json& object, const char* key) {
@@ -104,6 +117,7 @@ Result<std::shared_ptr<const ModelFiles>> ModelFiles::open(const std::string& pa
   } else {
     const size_t slash = path.rfind('/');
     const std::string parent = slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
+    if (is_pickle(path)) return pickle_error(path, "is a pickle");
     if (!path.ends_with(".safetensors"))
       return invalid_argument("{}: is neither a folder nor a .safetensors file", path);
     Result<base::Directory> folder = base::Directory::open(parent);
@@ -146,6 +160,11 @@ Result<void> ModelFiles::open_folder() {
   for (const base::DirectoryEntry& entry : *entries)
     if (entry.name.ends_with(".safetensors")) found.push_back(entry.name);
   if (found.size() == 1) return open_shard(found[0]);
+  const auto pickle = std::find_if(entries->begin(), entries->end(),
+                                   [](const base::DirectoryEntry& entry) { return is_pickle(entry.name); });
+  if (found.empty() && pickle != entries->end())
+    return pickle_error(path_,
+                        fmt::format("holds its weights in pickles, {} the first", base::printable(pickle->name)));
   if (found.empty())
     return invalid_data("{}: holds no .safetensors file; checkpoints in other containers must be converted first",
                         path_);

@@ -173,10 +173,26 @@ TEST(ModelFiles, RefusesFoldersThatCanBeReadInTwoWays) {
   }
   {
     const TempFolder folder;
-    write_text(folder / "pytorch_model.bin", "PK");
+    write_text(folder / "tokenizer.json", "{}");
     EXPECT_THAT(ModelFiles::open(folder.path()).error().message, HasSubstr("holds no .safetensors file"));
-    EXPECT_THAT(ModelFiles::open(folder / "pytorch_model.bin").error().message, HasSubstr("neither a folder nor"));
+    EXPECT_THAT(ModelFiles::open(folder / "tokenizer.json").error().message, HasSubstr("neither a folder nor"));
     EXPECT_EQ(ModelFiles::open(folder / "nothing").error().code, ErrorCode::kIo);
+  }
+}
+
+TEST(ModelFiles, RefusesPicklesByNameWithTheWayOut) {
+  for (const char* name : {"pytorch_model.bin", "model.pt", "weights.pth", "last.ckpt"}) {
+    const TempFolder folder;
+    write_text(folder / name, "PK");
+    for (const std::string& path : {folder.path(), folder / name}) {
+      const auto model = ModelFiles::open(path);
+      ASSERT_FALSE(model);
+      EXPECT_EQ(model.error().code, ErrorCode::kUnsupported);
+      EXPECT_THAT(model.error().message, HasSubstr(name));
+      EXPECT_THAT(model.error().message, HasSubstr("save it as safetensors"));
+    }
+    write_sharded(folder);  // beside safetensors they say nothing
+    EXPECT_TRUE(ModelFiles::open(folder.path()));
   }
 }
 
