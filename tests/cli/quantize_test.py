@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import unittest
 
-from harness import LAYERS, NYBBLE, Case, float_bytes, read_header, run, write_model, write_safetensors
+from harness import LAYERS, NYBBLE, Case, float_bytes, read_header, run, weights, write_model, write_safetensors
 
 
 class Quantize(Case):
@@ -203,6 +203,41 @@ class Methods(Case):
             done = run("quantize", self.model, "--out", self.folder / "out", "--method", method, "--device", "cuda", *options)
             self.expect(done, 3, "CPU")
             self.assertFalse((self.folder / "out").exists(), method)
+
+
+def peak_bytes(*arguments):
+    """The most memory that `nybble ARGUMENTS` had resident."""
+    process = subprocess.Popen([NYBBLE, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, arguments
+    return usage.ru_maxrss * 1024
+
+
+@unittest.skipUnless(os.environ.get("NYBBLE_FAILING_CALLS"), "built with a sanitizer, which keeps memory that was freed")
+class Memory(Case):
+    """Many layers take no more memory than a few."""
+    SIDE, FEW, MANY, MOST_MORE = 512, 4, 40, 8 << 20  # 36 layers more are 36 MiB
+
+    def write_layers(self, name, count):
+        folder = self.folder / name
+        folder.mkdir()
+        data = self.SIDE * weights((1, self.SIDE), "F32")[2]
+        write_safetensors(folder / "model.safetensors",
+                          {f"layers.{i}.proj.weight": ("F32", [self.SIDE, self.SIDE], data) for i in range(count)})
+        (folder / "config.json").write_text("{}")
+        return folder
+
+    def test_is_bounded_by_a_layer(self):
+        few, many = self.write_layers("few", self.FEW), self.write_layers("many", self.MANY)
+        for options in (["--method", "rtn"], ["--method", "hqq"]):
+            peaks = [peak_bytes("quantize", model, "--out", self.folder / f"{model.name}-{options[1]}", *options) for model in (few, many)]
+            self.assertLess(peaks[1] - peaks[0], self.MOST_MORE, options)
+        for to in ("dense", "gptq", "nybble"):
+            peaks = [peak_bytes("convert", self.folder / f"{model.name}-rtn", "--to", to, "--scale-dtype" if to == "gptq" else "--dtype",
+                                "fp16", "--out", self.folder / f"{model.name}-{to}") for model in (few, many)]
+            self.assertLess(peaks[1] - peaks[0], self.MOST_MORE, to)
 
 
 class Damage(Case):
