@@ -2,7 +2,7 @@
 # Runs what needs a Hopper GPU, with programs that were built here or elsewhere; needs neither compiler nor network.
 #   scripts/gpu_check.sh BUILD_DIR [PART...]      PART: check exact sanitize bench (check and exact when none is given)
 #
-#   check     every test program test_gpu_*, without the two long suites that `exact` runs
+#   check     every test program test_gpu_*, without the two long suites that `exact` runs; tests/gpu_cli where nybble is there
 #   exact     exact-integer products and truth tables: every row of the registry at every edge
 #   sanitize  compute-sanitizer over a reduced list (NYBBLE_TEST_REDUCED=1)
 #   bench     nybble bench over the shapes of the README, against dense cuBLAS
@@ -54,6 +54,8 @@ run() {
   timeout --kill-after=20 "$timeout_s" "$@" > "$log" 2>&1 || status=$?
   if [[ $status -eq 124 || $status -eq 137 ]]; then
     verdict=timeout
+  elif [[ $status -eq 77 ]]; then
+    verdict=skipped
   elif [[ $status -ne 0 ]]; then
     verdict=failed
   elif grep -q '^\[  SKIPPED \]' "$log"; then
@@ -89,6 +91,12 @@ part_check() {
   local program
   for program in "${programs[@]}"; do
     run_tests check "$program" "${GTEST_FILTER:-*}-$long_suites:RepeatCase.*"
+  done
+  local test command
+  command="$(find "$build" -maxdepth 2 -type f -name nybble -perm -u+x | head -1)"
+  [[ -n $command ]] || return 0
+  for test in tests/gpu_cli/*_test.py; do
+    NYBBLE="$(realpath "$command")" NYBBLE_SOURCE_DIR="$PWD" run check "gpu_cli/$(basename "$test" .py)" python3 -B "$test"
   done
 }
 

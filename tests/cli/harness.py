@@ -89,6 +89,26 @@ def write_model(folder, dtype="F32", shards=1, seed=0):
     return folder
 
 
+def write_statistics(path, kinds, shapes=LAYERS):
+    """kinds: {layer: "hessian", "mean_square", "dead" or "indefinite"}, of inputs of which every fifth is nine times as large;
+    shapes: {layer: (n, k)}."""
+    tensors, metadata = {}, {"nybble.statistics": "1"}
+    for layer, kind in kinds.items():
+        k = shapes[layer][1]
+        squares = [0.0 if kind == "dead" and i == 3 else 81.0 if i % 5 == 0 else 1.0 for i in range(k)]
+        metadata["tokens." + layer] = "100"
+        if kind == "mean_square":
+            tensors[layer + ".mean_square"] = ("F32", [k], float_bytes("F32", squares))
+        elif kind == "indefinite":  # its least eigenvalue is 1 - 0.01 (k - 1)
+            rows = [1.0 if i == j else -0.01 for i in range(k) for j in range(k)]
+            tensors[layer + ".hessian"] = ("F32", [k, k], float_bytes("F32", rows))
+        else:
+            rows = [squares[i] if i == j else 0.4 * (squares[i] * squares[j]) ** 0.5 for i in range(k) for j in range(k)]
+            tensors[layer + ".hessian"] = ("F32", [k, k], float_bytes("F32", rows))
+    write_safetensors(path, tensors, metadata)
+    return path
+
+
 class Case(unittest.TestCase):
     """A test with a folder of its own."""
 

@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import unittest
 
-from harness import LAYERS, NYBBLE, Case, float_bytes, read_header, run, weights, write_model, write_safetensors
+from harness import (LAYERS, NYBBLE, Case, float_bytes, read_header, run, weights, write_model, write_safetensors,
+                     write_statistics)
 
 
 class Quantize(Case):
@@ -95,25 +96,6 @@ class Quantize(Case):
     def test_text_names_what_was_done(self):
         done = self.expect(run("quantize", self.model, "--out", self.out), 0)
         self.assertIn("3 layers", done.out)
-
-
-def write_statistics(path, kinds):
-    """kinds: {layer: "hessian", "mean_square", "dead" or "indefinite"}, of inputs of which every fifth is nine times as large."""
-    tensors, metadata = {}, {"nybble.statistics": "1"}
-    for layer, kind in kinds.items():
-        k = LAYERS[layer][1]
-        squares = [0.0 if kind == "dead" and i == 3 else 81.0 if i % 5 == 0 else 1.0 for i in range(k)]
-        metadata["tokens." + layer] = "100"
-        if kind == "mean_square":
-            tensors[layer + ".mean_square"] = ("F32", [k], float_bytes("F32", squares))
-        elif kind == "indefinite":  # its least eigenvalue is 1 - 0.01 (k - 1)
-            rows = [1.0 if i == j else -0.01 for i in range(k) for j in range(k)]
-            tensors[layer + ".hessian"] = ("F32", [k, k], float_bytes("F32", rows))
-        else:
-            rows = [squares[i] if i == j else 0.4 * (squares[i] * squares[j]) ** 0.5 for i in range(k) for j in range(k)]
-            tensors[layer + ".hessian"] = ("F32", [k, k], float_bytes("F32", rows))
-    write_safetensors(path, tensors, metadata)
-    return path
 
 
 class Methods(Case):
