@@ -23,7 +23,7 @@ bool has_control_character(std::string_view name);
 
 // The text without spaces at its end, none of its strings, numbers and runs of spaces longer than kMaxTokenBytes: the
 // JSON library keeps a token twice, in buffers that double. `what` begins the error, `first_byte` is the text's own.
-inline constexpr size_t kMaxTokenBytes = 8 << 20;
+inline constexpr size_t kMaxTokenBytes = 4 << 20;
 Result<std::string_view> bounded_json(std::string_view text, const std::string& what, size_t first_byte = 0);
 
 struct JsonLimits {

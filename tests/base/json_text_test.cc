@@ -25,7 +25,7 @@ TEST(JsonText, BoundsTokens) {
     const std::string longer = token.substr(0, 1) + (token[0] == '"' ? "\\" : token.substr(0, 1)) + token.substr(1);
     const auto bounded = base::bounded_json("[" + longer + "]", "x", 8);
     ASSERT_FALSE(bounded) << token[0];
-    EXPECT_EQ(bounded.error().message, "x, byte 9: a string, a number or a run of spaces has more than 8388608 bytes");
+    EXPECT_EQ(bounded.error().message, "x, byte 9: a string, a number or a run of spaces has more than 4194304 bytes");
     EXPECT_THAT(base::parse_json("[" + longer + "]", "x", {}).error().message, HasSubstr("byte 1: a string"));
   }
   EXPECT_FALSE(base::bounded_json("[\"" + full + full, "x"));  // without an end

@@ -762,15 +762,15 @@ const BigFile kBigFiles[] = {
      [](const std::string& path) {
        write_text(path, length_field(100'000'000) + "{\"" + std::string(99'999'998, 'n'));
      },
-     kBad, "header, byte 9: a string, a number or a run of spaces has more than 8388608 bytes"},
+     kBad, "header, byte 9: a string, a number or a run of spaces has more than 4194304 bytes"},
     {"100 MB of spaces before the end", "model.safetensors",
      [](const std::string& path) {
        write_text(path, length_field(100'000'000) + "{" + std::string(99'999'998, ' ') + "}");
      },
-     kBad, "a run of spaces has more than 8388608 bytes"},
-    {"a name of 8 MB", "model.safetensors",
+     kBad, "a run of spaces has more than 4194304 bytes"},
+    {"a name of 4 MB", "model.safetensors",
      [](const std::string& path) {
-       const std::string header = "{\"" + std::string(8'000'000, 'n') + "\":{}}";
+       const std::string header = "{\"" + std::string(4'000'000, 'n') + "\":{}}";
        write_text(path, length_field(header.size()) + header);
      },
      kBad, "at most 4096"},
@@ -780,9 +780,9 @@ const BigFile kBigFiles[] = {
        write_text(path, length_field(header.size()) + header);
      },
      kBad, "more than 8 dimensions"},
-    {"a number of eight million digits", "model.safetensors",
+    {"a number of four million digits", "model.safetensors",
      [](const std::string& path) {
-       const std::string header = R"({"t":{"dtype":"U8","shape":[)" + std::string(8'000'000, '9') + "]}}";
+       const std::string header = R"({"t":{"dtype":"U8","shape":[)" + std::string(4'000'000, '9') + "]}}";
        write_text(path, length_field(header.size()) + header);
      },
      kBad, "number overflow"},

@@ -30,7 +30,7 @@ STRICTER = [
     (r"more than 2\^53|only whole numbers up to 2\^53", "numbers that not every JSON reader agrees on"),
     (r"has the unknown key", "keys beside dtype, shape and data_offsets"),
     (r"lists more than \d+ tensors", "more than a million tensors"),
-    (r"a string, a number or a run of spaces", "a token of more than 8 MiB"),
+    (r"a string, a number or a run of spaces", "a token of more than 4 MiB"),
     (r"inside tensor", "an empty tensor in the midst of another"),
     (r"overflows 64 bits", "a product that overflows before a zero"),
     (r"the entry '__metadata__' is null", "metadata that is null"),
