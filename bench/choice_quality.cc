@@ -12,7 +12,7 @@ namespace nybble::bench {
 namespace {
 
 struct Measured {
-  std::string kernel;
+  const TunedKernel* kernel;
   double us, estimate_us;
 };
 
@@ -34,21 +34,23 @@ ChoiceQuality judge(const char* name, const std::map<std::tuple<int64_t, int64_t
     const Expectations expectations(table, problem, device, leave_out);
     const Measured *best = &kernels[0], *chosen = nullptr;
     Expectations::Expectation lowest{};
+    const auto counted = [&](const Measured& one) { return counted_us(one.kernel->entry, problem, one.us); };
     for (const Measured& one : kernels) {
-      if (one.us < best->us) best = &one;
-      const Expectations::Expectation expected = expectations.expect(one.kernel, one.estimate_us);
+      if (counted(one) < counted(*best)) best = &one;
+      Expectations::Expectation expected = expectations.expect(one.kernel->name, one.estimate_us);
+      expected.us = counted_us(one.kernel->entry, problem, expected.us);
       if (chosen == nullptr || expected.measured > lowest.measured ||
           (expected.measured == lowest.measured && expected.us < lowest.us))
         chosen = &one, lowest = expected;
     }
-    const double loss = chosen->us / best->us;
+    const double loss = counted(*chosen) / counted(*best);
     log += std::log(loss) / static_cast<double>(all.size());
     quality.over_3 += loss > 1.03;
     quality.over_10 += loss > 1.1;
     if (loss <= quality.worst) continue;
     quality.worst = loss;
     quality.worst_problem = to_string(problem);
-    quality.chosen = chosen->kernel, quality.best = best->kernel;
+    quality.chosen = chosen->kernel->name, quality.best = best->kernel->name;
   }
   quality.geomean = std::exp(log);
   return quality;
@@ -70,7 +72,7 @@ std::vector<FormatQuality> judge_choices(const TuningTable& table) {
       quality.foreign += kernel.entry == nullptr ? 1 : 0;
       for (const TunedShape& shape : kernel.shapes)
         for (const TunedTime& time : shape.times)
-          if (time.estimate_us > 0) all[{shape.n, shape.k, time.m}].push_back({kernel.name, time.us, time.estimate_us});
+          if (time.estimate_us > 0) all[{shape.n, shape.k, time.m}].push_back({&kernel, time.us, time.estimate_us});
     }
     std::erase_if(all, [](const auto& problem) { return problem.second.size() < 2; });
     quality.problems = static_cast<int>(all.size());

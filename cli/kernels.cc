@@ -17,7 +17,9 @@ constexpr char kExample[] =
     "unaligned. Without a GPU, rows are judged for an H200. `estimate` is the cost model's; `expected`, by which the "
     "kernel is "
     "chosen,\n"
-    "is the time measured on this very problem, or the estimate corrected by the measurements around it.";
+    "is the time measured on this very problem, or the estimate corrected by the measurements around it; what costs "
+    "the\n"
+    "launches around it more than that counts for more (counted_us of --json).";
 
 struct Options {
   std::string why, device = "auto";
@@ -87,6 +89,7 @@ int explain(const Problem& problem, const Device& device, const std::optional<Tu
                     {"reason", verdict.reason},
                     {"estimated_us", verdict.fits ? Json(verdict.estimated_us) : Json(nullptr)},
                     {"expected_us", verdict.fits ? Json(verdict.expected_us) : Json(nullptr)},
+                    {"counted_us", verdict.fits ? Json(verdict.counted_us) : Json(nullptr)},
                     {"measured_us", verdict.measured_us ? Json(*verdict.measured_us) : Json(nullptr)}});
   }
   output.text("'{}' on {}\n\n{}\n{}\n", to_string(problem), device.name, table.text(),

@@ -16,10 +16,6 @@ import sys
 GPUS = {"h200": "NVIDIA H200"}
 HEAD = "// Written by scripts/ship_tables.py from bench/results/{}/tune/*.json; tune and run it again rather than change it here.\n"
 HOPELESS = 2  # a kernel that takes so many times as long as the best one tells nothing that a choice could need
-# Kernels that let the next launch start near their end leave a chain of different layers less to overlap than the streaming
-# kernels' start at once, which a time among their own kind does not show: Llama-3-8B's layers take 1.15 ms at m = 1 with one of
-# them chosen for a gain of 2 %, 1.12 without. From m = 8 on they are faster in the chain, too (docs/decisions/0010).
-LATE_START = re.compile(r"sm90_sweep_.*_o2"), 8, 1.05
 PROBLEM = re.compile(r"m(\d+) n(\d+) k(\d+) (.+)")
 
 
@@ -42,10 +38,8 @@ def read_times(files, gpu):
             for kernel in row["kernels"]:
                 if kernel["us"] > limit:
                     continue
-                late, below, factor = LATE_START
-                factor = factor if int(m) < below and late.fullmatch(kernel["kernel"]) else 1
                 shape = times.setdefault(words, {}).setdefault(kernel["kernel"], {}).setdefault((int(n), int(k)), {})
-                shape.setdefault(int(m), []).append(kernel["us"] * factor)
+                shape.setdefault(int(m), []).append(kernel["us"])
     return times, origins
 
 

@@ -66,11 +66,12 @@ struct KernelVerdict {
   // When it fits:
   double estimated_us = 0;            // by the cost model; 0 where there is none
   std::optional<double> measured_us;  // by the table, for exactly this problem
-  double expected_us = 0;             // what it is chosen by: measured, or estimated and corrected by the table
+  double expected_us = 0;             // measured, or estimated and corrected by the table
+  double counted_us = 0;              // what it is chosen by: that, and more where it costs the launches around it more
 };
 
 // Every kernel of the library, in the order of the registry, judged for this problem and device. make_plan chooses, of
-// the kernels that fit, the one expected to take least; where some are measured, only of these. Of the options only the
+// the kernels that fit, the one that counts least; where some are measured, only of these. Of the options only the
 // table counts here, and one that was not made for the device is left aside.
 std::vector<KernelVerdict> explain_kernels(const Problem& problem, const Device& device,
                                            const PlanOptions& options = {});

@@ -57,6 +57,7 @@ KernelVerdict judge(const KernelEntry& entry, const Problem& problem, const Devi
   verdict.estimated_us = entry.estimate_us(problem, device);
   const Expectations::Expectation expectation = expectations.expect(entry.name, verdict.estimated_us);
   verdict.expected_us = expectation.us;
+  verdict.counted_us = counted_us(&entry, problem, expectation.us);
   if (expectation.measured) verdict.measured_us = expectation.us;
   return verdict;
 }
@@ -65,14 +66,17 @@ KernelVerdict judge(const KernelEntry& entry, const Problem& problem, const Devi
 bool better(const KernelVerdict& a, const KernelVerdict& b) {
   if (a.fits != b.fits) return a.fits;
   if (a.measured_us.has_value() != b.measured_us.has_value()) return a.measured_us.has_value();
-  return a.expected_us < b.expected_us;
+  return a.counted_us < b.counted_us;
 }
 
 std::string expectation_text(const KernelVerdict& verdict) {
-  if (verdict.measured_us) return fmt::format("measured {:.1f} us", *verdict.measured_us);
-  if (verdict.expected_us == verdict.estimated_us) return fmt::format("{:.1f} us", verdict.estimated_us);
-  return fmt::format("{:.1f} us, {:.1f} before correction by measurements nearby", verdict.expected_us,
-                     verdict.estimated_us);
+  std::string text = verdict.measured_us ? fmt::format("measured {:.1f} us", *verdict.measured_us)
+                                         : fmt::format("{:.1f} us", verdict.expected_us);
+  if (verdict.counted_us != verdict.expected_us)
+    text += fmt::format(" counted as {:.1f} for what it costs a chain", verdict.counted_us);
+  if (!verdict.measured_us && verdict.expected_us != verdict.estimated_us)
+    text += fmt::format(", {:.1f} before correction by measurements nearby", verdict.estimated_us);
+  return text;
 }
 
 }  // namespace

@@ -125,6 +125,10 @@ std::vector<std::string> TuningTable::unknown_kernels() const {
   return names;
 }
 
+double counted_us(const KernelEntry* entry, const Problem& problem, double us) {
+  return entry != nullptr && entry->chain_factor ? us * entry->chain_factor(problem) : us;
+}
+
 Expectations::Expectations(const TuningTable& table, const Problem& problem, const Device& device, LeaveOut leave_out)
     : problem_(problem), leave_out_(leave_out) {
   if (table.empty()) return;

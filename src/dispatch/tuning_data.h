@@ -76,6 +76,9 @@ Result<TuningTable> parse_tuning_table(std::string_view text, const std::string&
 // The name that a table must have been measured under.
 std::string tuned_device_name(const Device& device);
 
+// What `us` of a kernel counts in the choice (KernelEntry::chain_factor). Null: a kernel that this library has not.
+double counted_us(const KernelEntry* entry, const Problem& problem, double us);
+
 // What to leave out of a table, to judge what it says of problems that it was not measured on.
 enum class LeaveOut : uint8_t { kNothing, kProblem, kShape };
 

@@ -17,6 +17,7 @@ template <class Instance> struct FamilyFunctions {
   Numerics (*numerics)(const Instance&);
   std::string (*why_not)(const Instance&, const Problem&, const Device&);
   double (*estimate_us)(const Instance&, const Problem&, const Device&);
+  double (*chain_factor)(const Instance&, const Problem&);                    // null: 1
   size_t (*workspace_bytes)(const Instance&, const Problem&, const Device&);  // null: none
   Result<void> (*launch)(const Instance&, PreparedDevices&, const Problem&, const Device&, const LaunchArgs&, bool pdl);
 };
@@ -37,6 +38,8 @@ std::vector<KernelEntry> rows_of(std::initializer_list<std::span<const Instance>
       row.estimate_us = [&instance, family](const Problem& p, const Device& d) {
         return family.estimate_us(instance, p, d);
       };
+      if (family.chain_factor != nullptr)
+        row.chain_factor = [&instance, family](const Problem& p) { return family.chain_factor(instance, p); };
       row.workspace_bytes = [&instance, family](const Problem& p, const Device& d) {
         return family.workspace_bytes == nullptr ? size_t{0} : family.workspace_bytes(instance, p, d);
       };

@@ -225,7 +225,7 @@ const std::vector<KernelEntry>& gemm_sm90_kernels() {
   static const std::vector<GemmRow> all =
       rows_from({gemm_instances_bf16(), gemm_instances_bf16_zp(), gemm_instances_fp16(), gemm_instances_fp16_zp()});
   static const std::vector<KernelEntry> rows =
-      rows_of<GemmRow>({all}, {name, numerics, why_not, estimate_us, workspace_bytes, launch});
+      rows_of<GemmRow>({all}, {name, numerics, why_not, estimate_us, nullptr, workspace_bytes, launch});
   return rows;
 }
 

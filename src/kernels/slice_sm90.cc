@@ -98,7 +98,7 @@ Numerics numerics(const SliceInstance& instance) {
 const std::vector<KernelEntry>& slice_sm90_kernels() {
   static const std::vector<KernelEntry> rows = rows_of<SliceInstance>(
       {slice_instances_bf16(), slice_instances_bf16_zp(), slice_instances_fp16(), slice_instances_fp16_zp()},
-      {name, numerics, why_not, estimate_us, nullptr, launch});
+      {name, numerics, why_not, estimate_us, nullptr, nullptr, launch});
   return rows;
 }
 

@@ -134,7 +134,7 @@ Numerics numerics(const StreamInstance&) { return Numerics::kExactWeight; }
 const std::vector<KernelEntry>& stream_sm90_kernels() {
   static const std::vector<KernelEntry> rows = rows_of<StreamInstance>(
       {stream_instances_bf16(), stream_instances_bf16_zp(), stream_instances_fp16(), stream_instances_fp16_zp()},
-      {name, numerics, why_not, estimate_us, nullptr, launch});
+      {name, numerics, why_not, estimate_us, nullptr, nullptr, launch});
   return rows;
 }
 

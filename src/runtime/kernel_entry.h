@@ -19,6 +19,9 @@ struct KernelEntry {
   std::function<std::string(const Problem&, const Device&)> why_not;
   // The cost model's microseconds; only asked where why_not is empty.
   std::function<double(const Problem&, const Device&)> estimate_us;
+  // What a microsecond among its own kind counts in the choice, where it costs the launches around it more than such a
+  // time shows; empty: 1.
+  std::function<double(const Problem&)> chain_factor;
   std::function<size_t(const Problem&, const Device&)> workspace_bytes;
   // Runs or enqueues. Pointers, leading dimensions and workspace were checked against the problem before.
   std::function<Result<void>(const Problem&, const Device&, const LaunchArgs&, bool pdl)> launch;

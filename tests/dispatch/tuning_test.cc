@@ -7,6 +7,7 @@
 #include <iterator>
 #include <memory>
 
+#include "base/error.h"
 #include "dispatch/shipped_tables.h"
 #include "dispatch/tuning_data.h"
 #include "nybble/gemm.h"
@@ -198,6 +199,33 @@ TEST(MakePlanByTable, RefusesTheTableOfAnotherDevice) {
   }
   EXPECT_FALSE(table_of({{problem_of(4), 1}}).made_for(Device::cpu(kThreads + 1)));
   EXPECT_TRUE(shipped_tuning_table(h100).empty());
+}
+
+// Whatever table says so: below eight tokens a kernel that starts its successor late must win by more than it costs
+// that.
+TEST(TuningTable, AKernelThatStartsItsSuccessorLateMustWinByMoreAtFewTokens) {
+  constexpr char kLate[] = "sm90_sweep_bf16_g128_t8x64_w4x2_o2",
+                 kOther[] = "sm90_stream_bf16_g128_t8x32_w1x8_s4_c1_o1of2";
+  const auto chosen = [&](int64_t m, double late_us) {
+    const Result<TuningTable> table = parse_tuning_table(
+        table_text(fmt::format(
+            R"({{"problem": "m{} n256 k512 bf16 g128", "kernels": [{{"kernel": "{}", "us": {}}}, {{"kernel": "{}", "us": 10}}]}})",
+            m, kLate, late_us, kOther)),
+        "t.json");
+    EXPECT_TRUE(table) << table.error().message;
+    const Result<Plan> plan = make_plan(problem_of(m), Device::h200(), {.table = *table});
+    EXPECT_TRUE(plan) << plan.error().message;
+    return *plan;
+  };
+  EXPECT_EQ(chosen(1, 9.7).kernel(), kOther);
+  EXPECT_THAT(chosen(1, 9.7).why(), HasSubstr("measured 9.7 us counted as 10.2 for what it costs a chain"));
+  EXPECT_EQ(chosen(7, 9.7).kernel(), kOther);
+  EXPECT_EQ(chosen(7, 9.4).kernel(), kLate);
+  EXPECT_EQ(chosen(8, 9.9).kernel(), kLate);
+  for (const KernelVerdict& verdict : explain_kernels(problem_of(1), Device::h200()))
+    if (verdict.fits)
+      EXPECT_DOUBLE_EQ(verdict.counted_us, verdict.expected_us * (verdict.kernel == kLate ? 1.05 : 1))
+          << verdict.kernel;
 }
 
 TEST(TuningTable, CountsWhatItHoldsAndWhatItCannotUse) {

@@ -1,7 +1,6 @@
 """scripts/ship_tables.py: what ships is what was measured, less what no choice needs; and --check notices a difference."""
 import json
 import pathlib
-import re
 import subprocess
 import sys
 import tempfile
@@ -61,24 +60,6 @@ class ShipTables(unittest.TestCase):
         self.assertEqual(self.run_script().returncode, 0)
         self.assertEqual(self.table.read_text().splitlines()[3:], [
             'FORMAT("bf16 g128")', "KERNEL(a)", "SHAPE(64, 128) AT(16, 1.5)", "KERNEL(b)", "SHAPE(64, 128) AT(16, 1.5)"])
-
-    def test_what_starts_the_next_launch_late_counts_more_for_few_tokens(self):
-        late, alone = "sm90_sweep_bf16_g128_t8x64_w4x2_o2", "sm90_sweep_bf16_g128_t8x64_w8x1_o1"
-        self.write("a.json", *(row(f"m{m} n64 k128 bf16 g128", **{late: 2, alone: 2}) for m in (7, 8)))
-        self.assertEqual(self.run_script().returncode, 0)
-        self.assertEqual(self.table.read_text().splitlines()[2:], [
-            'FORMAT("bf16 g128")', f"KERNEL({late})", "SHAPE(64, 128) AT(7, 2.1) AT(8, 2)",
-            f"KERNEL({alone})", "SHAPE(64, 128) AT(7, 2) AT(8, 2)"])
-
-    def test_the_cost_model_counts_a_late_start_as_the_table_does(self):
-        late, alone = "sm90_sweep_bf16_g128_t8x64_w4x2_o2", "other"
-        model = (SCRIPT.parents[1] / "src/kernels/sweep_sm90.cc").read_text()
-        factor, below = map(float, re.search(r"kLateStart = ([\d.]+), kInChains = (\d+);", model).groups())
-        self.write("a.json", *(row(f"m{m} n64 k128 bf16 g128", **{late: 1, alone: 1}) for m in range(1, 17)))
-        self.assertEqual(self.run_script().returncode, 0)
-        times = re.search(rf"KERNEL\({late}\)\nSHAPE\(64, 128\) (.*)", self.table.read_text())[1]
-        self.assertEqual({int(m): float(us) for m, us in re.findall(r"AT\((\d+), ([\d.]+)\)", times)},
-                         {m: factor if m < below else 1 for m in range(1, 17)})
 
     def test_refuses_what_is_foreign(self):
         self.write("a.json", row("m16 n64 k128 bf16 g128", a=1), gpu="NVIDIA H100")
