@@ -379,7 +379,7 @@ template <SweepConfig C> struct SweepFinish {
 };
 
 template <SweepConfig C>
-requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.threads_held(), C.tile.slots_per_sm)
+requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.threads_held(), C.tile.slots_per_sm)
     sweep_sm90(const __grid_constant__ CUtensorMap act_map, const __grid_constant__ CUtensorMap edge_map,
                const __grid_constant__ SweepParams p) {
   using Shape = SweepShape<C>;

@@ -27,13 +27,16 @@ inline LayerStatistics correlated_statistics(int64_t k, uint64_t seed, int64_t t
   return statistics;
 }
 
-// The same with inputs that were always zero.
-inline LayerStatistics with_dead_inputs(LayerStatistics statistics) {
+// As if an input had always been zero.
+inline void make_dead(LayerStatistics& statistics, int64_t input) {
   const int64_t k = statistics.k;
-  for (int64_t dead = 5; dead < k; dead += 57) {
-    for (int64_t i = 0; i < k; ++i) statistics.hessian[i * k + dead] = statistics.hessian[dead * k + i] = 0;
-    statistics.mean_square[dead] = 0;
-  }
+  for (int64_t i = 0; i < k; ++i) statistics.hessian[i * k + input] = statistics.hessian[input * k + i] = 0;
+  statistics.mean_square[input] = 0;
+}
+
+// The same with some such inputs.
+inline LayerStatistics with_dead_inputs(LayerStatistics statistics) {
+  for (int64_t input = 5; input < statistics.k; input += 57) make_dead(statistics, input);
   return statistics;
 }
 
