@@ -26,9 +26,9 @@ struct SweepConfig {
   SweepTile tile;
   GemmFormat format;
 
-  // For __launch_bounds__. Registers are held by scheduler, of which an SM has four: two of them have three of ten warps,
-  // and with 88 registers for each there is no room beside a kernel with four warps of 64 (docs/decisions/0010). Zero
-  // points of several groups a block want more than is left for three, and keep it.
+  // For __launch_bounds__. Registers are held by scheduler, of which an SM has four: two of them have three of ten
+  // warps, and with 88 registers for each there is no room beside a kernel with four warps of 64 (docs/decisions/0010).
+  // Zero points of several groups a block want more than is left for three, and keep it.
   constexpr int threads_held() const {
     return format.zero_point && format.groups > 1 ? tile.threads() : (tile.threads() + 127) / 128 * 128;
   }
