@@ -51,16 +51,11 @@ int run_packed(const Options& options, const Output& output) {
     return write_packed_models(ranks->jobs, options.split.convert, progress.callback());
   }();
   if (!models) return output.fail(models.error());
-  const checkpoint::SplitPlan& plan = *ranks->plan;
-  SplitModel split{.folders = {},
-                   .column = plan.names(checkpoint::Split::kColumn),
-                   .row = plan.names(checkpoint::Split::kRow),
-                   .replicated = plan.names(checkpoint::Split::kNone),
-                   .written = {}};
+  SplitModel split = checkpoint::outline(*ranks);
   Json list = Json::array();
   for (size_t rank = 0; rank < models->size(); ++rank) {
     PackedModel& model = (*models)[rank];
-    const std::string& out = ranks->jobs[rank].out;
+    const std::string& out = split.folders[rank];
     output.text("{}: {} layers packed, {}\n", out, model.packed.size(),
                 human_bytes(static_cast<double>(model.bytes_out)));
     list.push_back({{"out", out}, {"bytes_out", model.bytes_out}, {"kept_layers", model.kept_layers}});

@@ -82,6 +82,8 @@ run_tests() {  # PART PROGRAM FILTER PREFIX_COMMAND...
   done < <(tests "$program" "$filter")
 }
 
+nybble_command() { find "$build" -maxdepth 2 -type f -name nybble -perm -u+x | head -1; }
+
 need_programs() {
   [[ ${#programs[@]} -gt 0 ]] || { say "$build holds no test_gpu_* program; build them, or copy them there"; exit 2; }
 }
@@ -93,7 +95,7 @@ part_check() {
     run_tests check "$program" "${GTEST_FILTER:-*}-$long_suites:RepeatCase.*"
   done
   local test command
-  command="$(find "$build" -maxdepth 2 -type f -name nybble -perm -u+x | head -1)"
+  command="$(nybble_command)"
   [[ -n $command ]] || return 0
   for test in tests/gpu_cli/*_test.py; do
     NYBBLE="$(realpath "$command")" NYBBLE_SOURCE_DIR="$PWD" run check "gpu_cli/$(basename "$test" .py)" python3 -B "$test"
@@ -131,7 +133,7 @@ part_sanitize() {
 
 part_bench() {
   local program
-  program="$(find "$build" -maxdepth 2 -type f -name nybble -perm -u+x | head -1)"
+  program="$(nybble_command)"
   [[ -n $program ]] || { say "$build holds no nybble"; exit 2; }
   # shellcheck disable=SC2086  # BENCH_ARGS is a list of words
   run bench nybble_bench "$program" bench ${BENCH_ARGS:---shape 28672x4096,8192x8192,8192x28672 --m 1,16,256,4096} --json "$out/bench.json"

@@ -22,12 +22,7 @@ Result<SplitModel> split_model(const std::string& in, const std::string& out, co
   using namespace checkpoint;
   const Result<Ranks> ranks = open_ranks(in, out, options);
   if (!ranks) return ranks.error();
-  SplitModel split{.folders = {},
-                   .column = ranks->plan->names(Split::kColumn),
-                   .row = ranks->plan->names(Split::kRow),
-                   .replicated = ranks->plan->names(Split::kNone),
-                   .written = {}};
-  for (const ModelJob& job : ranks->jobs) split.folders.push_back(job.out);
+  SplitModel split = outline(*ranks);
   Result<std::vector<WrittenModel>> written = write_models(ranks->jobs, options.convert, progress);
   if (!written) return written.error();
   split.written = std::move(*written);

@@ -316,4 +316,14 @@ Result<Ranks> open_ranks(const std::string& in, const std::string& out, const Sp
   return ranks;
 }
 
+SplitModel outline(const Ranks& ranks) {
+  SplitModel split{.folders = {},
+                   .column = ranks.plan->names(Split::kColumn),
+                   .row = ranks.plan->names(Split::kRow),
+                   .replicated = ranks.plan->names(Split::kNone),
+                   .written = {}};
+  for (const ModelJob& job : ranks.jobs) split.folders.push_back(job.out);
+  return split;
+}
+
 }  // namespace nybble::checkpoint

@@ -41,4 +41,7 @@ struct Ranks {
 };
 Result<Ranks> open_ranks(const std::string& in, const std::string& out, const SplitOptions& options);
 
+// What is split how, and where to; nothing written yet.
+SplitModel outline(const Ranks& ranks);
+
 }  // namespace nybble::checkpoint

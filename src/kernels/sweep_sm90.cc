@@ -75,8 +75,8 @@ double estimate_us(const SweepInstance& instance, const Problem& problem, const 
 }
 
 // Kernels that let the next launch start near their end leave a chain of different layers less to overlap than the
-// streaming kernels' start at once: Llama-3-8B's layers take 1.15 ms at m = 1 with one of them chosen for a gain of 2
-// %, 1.12 without. From m = 8 on they are faster in the chain, too (H200, 2026-11-30, docs/decisions/0010).
+// streaming kernels, which do so at once: at m = 1 Llama-3-8B's layers take 1.15 ms with one that is 2 % faster among
+// its own kind, 1.12 without. From m = 8 on they are faster in the chain, too (H200, 2026-11-30, docs/decisions/0010).
 double chain_factor(const SweepInstance& instance, const Problem& problem) {
   return instance.config.tile.slots_per_sm > 1 && problem.m < 8 ? 1.05 : 1;
 }
