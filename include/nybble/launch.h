@@ -36,9 +36,10 @@ struct LaunchArgs {
   void* out = nullptr;           // [m, n], Problem::out_dtype
   int64_t ld_out = 0;            // elements between rows; 0: n
   const void* bias = nullptr;    // [n], Problem::act_dtype; given exactly when Epilogue::bias
-  const void* residual =
-      nullptr;         // [m, n], Problem::out_dtype, leading dimension ld_out; given exactly when Epilogue::residual
-  float alpha = 1.0f;  // host value, used when alpha_device is null
+  // [m, n], Problem::out_dtype, leading dimension ld_out; given exactly when Epilogue::residual. It may be `out`
+  // itself: every element is read before it is written.
+  const void* residual = nullptr;
+  float alpha = 1.0f;                   // host value, used when alpha_device is null
   const float* alpha_device = nullptr;  // read by the kernel when it runs
   void* workspace = nullptr;  // Plan::workspace_bytes() bytes, on a GPU 256-byte aligned; needs no initial state
   size_t workspace_bytes = 0;

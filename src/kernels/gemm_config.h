@@ -73,6 +73,7 @@ constexpr int smem_limit(int ctas_per_sm) { return ctas_per_sm == 1 ? 232448 : 1
 // Why a config makes no kernel; nullptr: it does. A requires-clause refuses what this refuses.
 constexpr const char* why_invalid(const GemmConfig& config) {
   const GemmTile& tile = config.tile;
+  // Between two multiples of 16 wgmma takes as long as for the larger one (H200, 2026-11-30: t104x128 as t112x128).
   if (tile.tile_m % 16 != 0 || tile.tile_m < 16 || tile.tile_m > 256) return "tile_m is a multiple of 16 up to 256";
   if (tile.warpgroups < 1 || tile.warpgroups > 4) return "1 to 4 math warpgroups";
   if (tile.row_blocks < 1 || tile.row_blocks > 2) return "1 or 2 row blocks a warpgroup";

@@ -16,6 +16,7 @@ struct GemmParams {
   int n_whole;             // n rounded down to the 8 that a 16-byte store writes
   int n_blocks, k_blocks;  // of 64 output features, of 128 input features
   int n_tiles, m_tiles;    // tiles of a cluster: tile_n * multicast output features, tile_m tokens
+  int last_token0;         // first token of the last m tile, which overlaps the one before it
   int raster;              // n tiles that are walked together before the next m tile: their tokens stay in L2
   int trigger;             // groups of k blocks left to copy when the next launch may start; kTriggerAtStart
   void* out;               // (m, n), leading dimension ld_out

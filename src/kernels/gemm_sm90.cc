@@ -49,6 +49,13 @@ int64_t tile_count(const GemmTile& tile, const Problem& problem) {
   return ceil_div(problem.n, int64_t{tile.tile_n()} * tile.multicast) * ceil_div(problem.m, tile.tile_m);
 }
 
+// Where the last m tile begins: as many whole output chunks before its place as it reaches past m, for tokens that are
+// not there cost more than tokens of the tile before.
+int last_token0(const GemmTile& tile, int64_t m) {
+  const int64_t tiles = ceil_div(m, tile.tile_m), past = tiles * tile.tile_m - m;
+  return static_cast<int>((tiles - 1) * tile.tile_m - (tiles > 1 ? past / kOutChunkTokens * kOutChunkTokens : 0));
+}
+
 // Clusters of a launch: one per tile where a tile's k is split, else as many as there is place for and work.
 int64_t cluster_count(const GemmRow& row, const Problem& problem, const Device& device) {
   const GemmTile& tile = row.config.tile;
@@ -109,24 +116,25 @@ std::string why_not(const GemmRow& row, const Problem& problem, const Device& de
 
 // Modelled microseconds: what an SM computes or all bytes at the memory's speed, the longer of the two, and what a
 // launch costs besides. A 64 x 128 block costs what its slowest unit needs: tensor cores, instruction slots, the
-// latency of one block over the warpgroups that share it, L2. Whole tiles come in waves, stream-K has none. Clusters
-// fill an SM's slots before the next SM, so CTAs made to share an SM share it in a small grid too, but where the next
-// launch starts late. Fitted on 24 shapes x m = 1 .. 4096, bf16 in groups of 128 (zero points: older figures), on an
-// H200, 2026-11-25: the row of the lowest estimate, of all families, takes 1.1 % longer than the best one (geometric
-// mean; 17 of 480 problems more than 10 %, most of them of few tokens); estimates of rows near the best are 7 % off
-// (rms).
+// latency of one block over the warpgroups that share it, L2; less where SMs stand idle and leave their power to the
+// others. Whole tiles come in waves, stream-K has none. Clusters fill an SM's slots before the next SM, so CTAs made to
+// share an SM share it in a small grid too, but where the next launch starts late. Fitted on 24 shapes x m = 1 .. 4096,
+// bf16 in groups of 128 (zero points: older figures), on several H200s, 2026-11-25 and 2026-11-30: the row of the
+// lowest estimate takes 1.7 % longer than the best one (geometric mean; 21 of 790 problems more than 10 %, most of them
+// of few tokens); estimates of rows near the best are 3.5 % off (rms).
 double estimate_us(const GemmRow& row, const Problem& problem, const Device& device) {
-  constexpr double kStart = 2.116;       // from one CTA on an SM to the next one's first product
-  constexpr double kOverlapped = 0.852;  // of it hidden where the next launch's CTA fits beside this one's
-  constexpr double kClock = 1.619;       // cycles a nanosecond; tensor cores take four a token and block
+  constexpr double kStart = 2.373;       // from one CTA on an SM to the next one's first product
+  constexpr double kOverlapped = 0.281;  // of it hidden where the next launch's CTA fits beside this one's
+  constexpr double kClock = 1.587;       // cycles a nanosecond; tensor cores take four a token and block
+  constexpr double kIdle = 0.362;        // of a block's time saved, for the part of the SMs that stand idle
   // Instruction slots of a block: wgmma's operand of 16-bit weights, two a token, the conversion of the codes.
-  constexpr double kOperandSlots = 32, kTokenSlots = 2, kCodeSlots = 139.2, kOtherFormatSlots = 27.3;
-  constexpr double kLatency = 256;                      // nanoseconds a block of one warpgroup, beside its products
-  constexpr double kL2Bytes = 89.1, kTokenBytes = 617;  // a nanosecond and SM: what limits a block; what adds to it
-  constexpr double kFarApart = 0.02;
+  constexpr double kOperandSlots = 33.85, kTokenSlots = 2, kCodeSlots = 148.6, kOtherFormatSlots = 27.3;
+  constexpr double kLatency = 253.9;                     // nanoseconds a block of one warpgroup, beside its products
+  constexpr double kL2Bytes = 91.5, kTokenBytes = 1581;  // a nanosecond and SM: what limits a block; what adds to it
+  constexpr double kFarApart = 0.024;
   constexpr double kBytes = 3.74e6;  // a microsecond, all SMs, from memory
   // By 10^4 sums of a tile: storing it; sending it through the cluster; handing it over in stream-K.
-  constexpr double kStore = 0.0036, kReduction = 1.569, kReductionSums = 0.672, kFixUp = 3.583, kFixUpSums = 0.601;
+  constexpr double kStore = 0.662, kReduction = 0.125, kReductionSums = 2.754, kFixUp = 2.908, kFixUpSums = 0.563;
   const GemmTile& tile = row.config.tile;
   const double sms = device.num_sms, tokens = tile.tile_m, rows64 = tile.tile_n() / 64.0;
   const double tiles = static_cast<double>(tile_count(tile, problem)), cluster = tile.cluster();
@@ -144,13 +152,15 @@ double estimate_us(const GemmRow& row, const Problem& problem, const Device& dev
   const double ctas = tiles * cluster, waves = std::ceil(ctas / place), last = ctas - (waves - 1) * place;
   const double last_slots = cluster > 1 || last > sms ? slots : 1;
 
+  const double busy = row.stream_k ? 1 : ctas / (place * waves);
+
   const double shared_tokens = tokens * 256 / tile.multicast / rows64;  // bytes a block
   const auto block_ns = [&](double ctas_on_sm) {
     const double slot_count = kOperandSlots + kTokenSlots * tokens + kCodeSlots + (plain ? 0 : kOtherFormatSlots);
     const double slowest = std::max({4 * tokens / kClock, slot_count / kClock,
                                      (kLatency + 4 * tokens / kClock) / (tile.warpgroups * ctas_on_sm),
                                      (shared_tokens + block_bytes) / kL2Bytes});
-    return (slowest + shared_tokens / kTokenBytes) * ctas_on_sm;
+    return (slowest + shared_tokens / kTokenBytes) * ctas_on_sm * (1 - kIdle * (1 - busy));
   };
   // Stream-K's ranges lie far apart, so CTAs at work at one time share less in L2, the more tiles a range has.
   const double blocks =
@@ -192,6 +202,7 @@ Result<void> launch(const GemmRow& row, PreparedDevices& prepared, const Problem
   params.k_blocks = static_cast<int>(blob.k_blocks);
   params.n_tiles = static_cast<int>(ceil_div(problem.n, int64_t{tile.tile_n()} * tile.multicast));
   params.m_tiles = static_cast<int>(ceil_div(problem.m, tile.tile_m));
+  params.last_token0 = last_token0(tile, problem.m);
   params.raster = std::min(8, params.n_tiles);
   params.out = args.out;
   params.ld_out = ld_out;

@@ -137,6 +137,11 @@ template <GemmConfig C> struct Walk {
   }
 };
 
+// The last m tile overlaps the one before; what it has of that one's tokens it does not store.
+template <GemmConfig C> __device__ __forceinline__ int first_token(const GemmParams& p, int m_tile) {
+  return min(m_tile * C.tile.tile_m, p.last_token0);
+}
+
 // Where a CTA stands in its cluster.
 template <GemmConfig C> struct ClusterPlace {
   static constexpr int size = GemmShape<C>::cluster;
@@ -195,17 +200,17 @@ template <GemmConfig C> struct GemmProducer {
   __device__ void load_act(int m_tile, int k, int slot, int count) {
     if (!has_act()) return;
     const uint32_t full = ptx::smem_address(&smem.full[slot]);
+    const int token0 = first_token<C>(p, m_tile);
 #pragma unroll 1
     for (int u = 0; u < count; ++u) {
       const uint32_t stage = ptx::smem_address(smem.act[slot * group + u]);
       if constexpr (tile.multicast == 1) {
         for (int half = 0; half < 2; ++half)
-          ptx::tensor_load_2d(stage + half * (Shape::act_bytes / 2), act_map, full, (k + u) * 128 + half * 64,
-                              m_tile * tile.tile_m);
+          ptx::tensor_load_2d(stage + half * (Shape::act_bytes / 2), act_map, full, (k + u) * 128 + half * 64, token0);
       } else {
         const int half = place.share;
         ptx::tensor_load_2d_multicast(stage + half * (Shape::act_bytes / 2), act_map, full, (k + u) * 128 + half * 64,
-                                      m_tile * tile.tile_m, static_cast<uint16_t>(3u << (place.k_part * 2)));
+                                      token0, static_cast<uint16_t>(3u << (place.k_part * 2)));
       }
     }
   }
@@ -394,6 +399,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
   // clip at m and n; as many buffers at a time as there are.
   __device__ __forceinline__ void store(const Sums& sums, int n_tile, int m_tile) {
     constexpr int chunks = tile.tile_m / kOutChunkTokens, buffers = Shape::out_chunks;
+    const int tile_token0 = first_token<C>(p, m_tile), own_token0 = m_tile * tile.tile_m;
     const FusedEpilogue<T, T> epilogue(p.epilogue);
     const uint32_t staging = ptx::smem_address(smem.out[warpgroup]);
     const int token = (lane & 7) + (lane >> 4) * 8, half = (lane >> 3) & 1;
@@ -410,12 +416,12 @@ template <GemmConfig C, class T> struct GemmConsumer {
         sync();
 #pragma unroll
         for (int c = c0; c < chunks && c < c0 + buffers; ++c) {
-          const int token0 = m_tile * tile.tile_m + c * kOutChunkTokens;
+          const int token0 = tile_token0 + c * kOutChunkTokens;
           float d[8];
 #pragma unroll
           for (int i = 0; i < 8; ++i)
             d[i] = epilogue.scale(scale[i % 4 / 2].apply(sums[b][c * 8 + i]), bias[i % 4 / 2]);
-          if (epilogue.residual != nullptr) {
+          if (epilogue.residual != nullptr && token0 >= own_token0) {
 #pragma unroll
             for (int i = 0; i < 8; ++i) {
               const int m = token0 + i / 4 * 8 + lane % 4 * 2 + i % 2, n = feature + i % 4 / 2 * 8;
@@ -431,7 +437,8 @@ template <GemmConfig C, class T> struct GemmConsumer {
         const bool whole = feature0 + layout::kBlockN <= p.n_whole || p.n_whole == p.n;
 #pragma unroll
         for (int c = c0; c < chunks && c < c0 + buffers; ++c) {
-          const int token0 = m_tile * tile.tile_m + c * kOutChunkTokens;
+          const int token0 = tile_token0 + c * kOutChunkTokens;
+          if (token0 < own_token0) continue;
           const uint32_t chunk = staging + (c - c0) * kOutChunkBytes;
           if (tid == 0 && token0 < p.m && feature0 < p.n_whole) ptx::tensor_store_2d(out_map, chunk, feature0, token0);
           if (!whole && feature0 < p.n) store_tail(chunk, feature0, token0);
@@ -471,13 +478,14 @@ template <GemmConfig C, class T> struct GemmConsumer {
     }
     ptx::barrier_wait(sums_full, 0);
     if (static_cast<int>(blockIdx.x / Shape::cluster) >= p.n_tiles * p.m_tiles) return;  // a phantom
+    const int tile_token0 = first_token<C>(p, m_tile), own_token0 = m_tile * tile.tile_m;
     const uint32_t staging = ptx::smem_address(smem.out[warpgroup]);
 #pragma unroll
     for (int i = 0; i < mine; ++i) {
       const int index = i * tile.warpgroups + warpgroup;  // of my share
       if (share % tile.warpgroups != 0 && index >= share) break;
       const int id = place.k_part * share + index, source = id / per_warpgroup, rest = id % per_warpgroup;
-      const int b = rest / (tile.tile_m / 8), token0 = m_tile * tile.tile_m + rest % (tile.tile_m / 8) * 8;
+      const int b = rest / (tile.tile_m / 8), token0 = tile_token0 + rest % (tile.tile_m / 8) * 8;
       const int feature0 = feature_of(n_tile, source, b);
       float d[4] = {0.f, 0.f, 0.f, 0.f};
 #pragma unroll
@@ -489,7 +497,8 @@ template <GemmConfig C, class T> struct GemmConsumer {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int feature = n0 + j / 2 * 8, token = token0 + lane % 4 * 2 + j % 2;
-        if (token < p.m && feature < p.n) d[j] = epilogue.apply(sum_scale(feature).apply(d[j]), token, feature);
+        if (token >= own_token0 && token < p.m && feature < p.n)
+          d[j] = epilogue.apply(sum_scale(feature).apply(d[j]), token, feature);
       }
       const int token = lane & 7, half = (lane >> 3) & 1;
       ptx::store_matrix_x2_transposed(staging + i * 1024 + token * 128 + (((warp * 2 + half) ^ token) << 4),
@@ -501,9 +510,9 @@ template <GemmConfig C, class T> struct GemmConsumer {
       const int e = e0 + tid, i = e / 64, token = e % 64 / 8, column = e % 8, index = i * tile.warpgroups + warpgroup;
       if (e >= mine * 64 || index >= share) continue;
       const int id = place.k_part * share + index, source = id / per_warpgroup, rest = id % per_warpgroup;
-      const int m = m_tile * tile.tile_m + rest % (tile.tile_m / 8) * 8 + token;
+      const int m = tile_token0 + rest % (tile.tile_m / 8) * 8 + token;
       const int n = feature_of(n_tile, source, rest / (tile.tile_m / 8)) + column * 8;
-      if (m >= p.m || n >= p.n) continue;
+      if (m < own_token0 || m >= p.m || n >= p.n) continue;
       const uint32_t from = staging + i * 1024 + token * 128 + ((column ^ token) << 4);
       T* out = static_cast<T*>(p.out) + m * p.ld_out + n;
       if (n + 8 <= p.n)
@@ -529,15 +538,14 @@ template <GemmConfig C, class T> struct GemmConsumer {
   // Many loads at a time, as many as there are registers for: each batch waits for L2 once.
   __device__ __forceinline__ static void add_partial_sums(Sums& sums, const float4* from) {
     constexpr int all = blocks * acc_count / 4, spare = (Shape::math_registers - blocks * acc_count - 48) / 4;
-    constexpr int batch = all % 16 == 0 && spare >= 16 ? 16 : all % 8 == 0 && spare >= 8 ? 8 : all % 4 == 0 ? 4 : 2;
-    static_assert(all % batch == 0);
+    constexpr int batch = spare >= 16 ? 16 : spare >= 8 ? 8 : 4;
 #pragma unroll
     for (int i = 0; i < all; i += batch) {
       float4 part[batch];
 #pragma unroll
-      for (int j = 0; j < batch; ++j) part[j] = ptx::load_l2_float4(from + (i + j) * 128);
+      for (int j = 0; j < batch && i + j < all; ++j) part[j] = ptx::load_l2_float4(from + (i + j) * 128);
 #pragma unroll
-      for (int j = 0; j < batch; ++j) {
+      for (int j = 0; j < batch && i + j < all; ++j) {
         float* d = &sums[(i + j) / (acc_count / 4)][(i + j) % (acc_count / 4) * 4];
         d[0] += part[j].x, d[1] += part[j].y, d[2] += part[j].z, d[3] += part[j].w;
       }

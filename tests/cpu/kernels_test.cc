@@ -90,6 +90,7 @@ struct Case {
   bool k_order = false;
   DType act_dtype = DType::kBf16, out_dtype = DType::kBf16;
   bool bias = false, residual = false, alpha_device = false;
+  bool in_place = false;  // the residual lies where out does
   float alpha = 1;
   int64_t act_pad = 0, out_pad = 0;  // leading dimension minus width
   bool exact = true;                 // numbers whose sums are exact in fp32, or random ones
@@ -103,8 +104,9 @@ std::string describe(const Case& c) {
   problem.weight.group_size = c.group_size;
   problem.weight.k_order = c.k_order;
   problem.epilogue = {.bias = c.bias, .residual = c.residual};
-  return fmt::format("{} alpha={}{} ld_act=k+{} ld_out=n+{} {} seed {}", to_string(problem), c.alpha,
-                     c.alpha_device ? " (pointer)" : "", c.act_pad, c.out_pad, c.exact ? "exact" : "random", c.seed);
+  return fmt::format("{}{} alpha={}{} ld_act=k+{} ld_out=n+{} {} seed {}", to_string(problem),
+                     c.in_place ? " in place" : "", c.alpha, c.alpha_device ? " (pointer)" : "", c.act_pad, c.out_pad,
+                     c.exact ? "exact" : "random", c.seed);
 }
 
 // Everything that a launch reads, and the double sums that judge it.
@@ -187,6 +189,13 @@ class Trial {
     if (case_.alpha_device) args.alpha_device = &alpha;
     if (case_.bias) args.bias = bias_.data();
     if (case_.residual) args.residual = residual_.data();
+    if (case_.residual && case_.in_place) {
+      args.residual = out.data();
+      for (int64_t token = 0; token < case_.m; ++token) {
+        const size_t begin = bytes(token * ld_out_, case_.out_dtype);
+        std::memcpy(out.data() + begin, residual_.data() + begin, bytes(case_.n, case_.out_dtype));
+      }
+    }
     Result<void> done = row.launch(problem_, device, args, false);
     EXPECT_TRUE(workspace.untouched_before()) << row.name << " wrote before its workspace";
     return done;
@@ -331,6 +340,7 @@ template <class T, size_t N> T pick(std::mt19937& random, const T (&from)[N]) { 
 void draw_epilogue(std::mt19937& random, Case& c) {
   c.bias = random() % 2;
   c.residual = random() % 2;
+  c.in_place = random() % 2;
   c.alpha_device = random() % 4 == 0;
   c.alpha = random() % 2 ? 1.0f : std::ldexp(1.0f, static_cast<int>(random() % 5) - 2);
   c.act_pad = random() % 2 ? 0 : static_cast<int64_t>(random() % 40);

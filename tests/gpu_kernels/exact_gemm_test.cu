@@ -22,9 +22,9 @@ struct Draw {
 };
 Draw draw_case(uint64_t i, DType act) {
   const uint64_t bits = RandomStream(i, kChoice).bits(0);
-  Draw draw{bits & 0xFFF, (bits >> 12 & 3) == 0, (bits >> 14 & 3) == 0, (bits >> 16 & 7) == 0, act};
-  if ((bits >> 20 & 7) == 0) draw.out = DType::kFp32;
-  if ((bits >> 20 & 15) == 1) draw.out = act == DType::kBf16 ? DType::kFp16 : DType::kBf16;
+  Draw draw{bits & 0x1FFF, (bits >> 13 & 3) == 0, (bits >> 15 & 3) == 0, (bits >> 17 & 7) == 0, act};
+  if ((bits >> 21 & 7) == 0) draw.out = DType::kFp32;
+  if ((bits >> 21 & 15) == 1) draw.out = act == DType::kBf16 ? DType::kFp16 : DType::kBf16;
   return draw;
 }
 

@@ -75,18 +75,20 @@ inline RowTile row_tile(const KernelEntry& row) {
 
 // What a case's seed holds beside the seed of its numbers: how the arguments lie in memory.
 struct Arrangement {
-  static constexpr int kBits = 12;
+  static constexpr int kBits = 13;
   int act_gap, out_gap;  // 0..3: elements between a row's end and the next row
   int alpha;             // 0..7, index into kAlphas
   int rows_behind;       // 0: the act ends where its mapping ends; else rows of the pool that follow
   bool pdl;
+  bool in_place;  // the residual, where there is one, lies where out does
 
   explicit Arrangement(uint64_t seed)
       : act_gap(seed & 3),
         out_gap(seed >> 2 & 3),
         alpha(seed >> 4 & 7),
         rows_behind(seed >> 7 & 1 ? 1 + (seed >> 8 & 7) : 0),
-        pdl(seed >> 11 & 1) {}
+        pdl(seed >> 11 & 1),
+        in_place(seed >> 12 & 1) {}
   static constexpr int kMostRowsBehind = 8;
   static constexpr float kAlphas[8] = {1, 1, 1, 0.5f, -2, 3, 2, -0.5f};
   bool alpha_on_device() const { return alpha >= 6; }
@@ -249,9 +251,9 @@ class Workbench {
     args.ld_out = ld_out == problem.n ? 0 : ld_out;
     if (problem.epilogue.bias) args.bias = bias();
     if (problem.epilogue.residual) {
-      args.residual = residual_.place(std::max<size_t>(out_count * out_size, 16), problem.aligned ? 16 : out_size);
-      device::fill_addend<<<grid_for(out_count), 256, 0, stream_>>>(
-          const_cast<void*>(args.residual), problem.out_dtype, problem.m, problem.n, ld_out, key_, kResidual, data_);
+      addend_ = residual_.place(std::max<size_t>(out_count * out_size, 16), problem.aligned ? 16 : out_size);
+      fill_residual(problem, addend_, ld_out);
+      args.residual = arrangement.in_place ? args.out : addend_;
     }
     args.alpha = Arrangement::kAlphas[arrangement.alpha];
     if (arrangement.alpha_on_device()) {
@@ -265,7 +267,13 @@ class Workbench {
     }
     args.stream = stream_;
     out_.poison(stream_);
+    if (args.residual == args.out) fill_residual(problem, args.out, ld_out);
     return args;
+  }
+
+  void fill_residual(const Problem& problem, void* to, int64_t ld) {
+    device::fill_addend<<<grid_for(problem.m == 0 ? 0 : (problem.m - 1) * ld + problem.n), 256, 0, stream_>>>(
+        to, problem.out_dtype, problem.m, problem.n, ld, key_, kResidual, data_);
   }
 
   Expectation expectation(const Case& c, const LaunchArgs& args, Numerics numerics) {
@@ -276,7 +284,7 @@ class Workbench {
     return {.sum = sums.sum() + first,
             .magnitude = sums.magnitude() == nullptr ? nullptr : sums.magnitude() + first,
             .bias = args.bias,
-            .residual = args.residual,
+            .residual = args.residual == nullptr ? nullptr : addend_,
             .alpha = Arrangement::kAlphas[arrangement.alpha],
             .act_dtype = problem.act_dtype,
             .out_dtype = problem.out_dtype,
@@ -425,6 +433,7 @@ class Workbench {
   int64_t rows_ = 0;
   TestWeight weight_;
   EndBuffer pools_[8], bias_, residual_, workspace_;
+  void* addend_ = nullptr;  // the residual's values where no kernel writes
   unsigned pools_filled_ = 0;
   std::optional<DType> bias_dtype_;
   ReferenceSumsOnDevice sums_[2];

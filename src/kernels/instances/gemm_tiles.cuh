@@ -10,8 +10,9 @@
 
 namespace nybble::kernels {
 
-// Of seventy measured on an H200 (2026-11-25, seven shapes x m = 16 .. 256, bf16 in groups of 128) these hold the best
-// time within 0.2 % (geometric mean; 3 % at most); without any one of them some layer takes 3 % longer or more.
+// What decides from some 100 tokens on is how well a tile's tokens and output features divide the layer among the SMs, so
+// there is a tile for nearly every multiple of 16 tokens (docs/decisions/0012). Of a hundred measured on H200s (2026-11-30,
+// 24 shapes x m = 24 .. 3000, bf16 in groups of 128) these hold the best time within 0.2 % (geometric mean).
 inline constexpr GemmTile kGemmTiles[] = {
 #if defined(NYBBLE_DEV_TILES)
     {.tile_m = 128, .warpgroups = 2, .row_blocks = 1, .stages = 5, .multicast = 2},
@@ -35,20 +36,42 @@ inline constexpr GemmTile kGemmTiles[] = {
      .stages_per_barrier = 2,
      .split_k = 2,
      .ctas_per_sm = 2},
-    {.tile_m = 32, .warpgroups = 4, .k_warpgroups = 2, .stages = 12, .stages_per_barrier = 2, .split_k = 2},
     {.tile_m = 32, .warpgroups = 4, .k_warpgroups = 4, .stages = 16, .stages_per_barrier = 2, .split_k = 2},
     {.tile_m = 32, .warpgroups = 3, .row_blocks = 2, .stages = 6, .stages_per_barrier = 2, .multicast = 2},
     {.tile_m = 48, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .split_k = 2},
+    {.tile_m = 48, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .split_k = 4},
     {.tile_m = 48, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .multicast = 2},
+    {.tile_m = 48, .warpgroups = 3, .stages = 8, .stages_per_barrier = 2, .multicast = 2, .batch = 2},
     {.tile_m = 48, .warpgroups = 4, .stages = 6, .stages_per_barrier = 2, .multicast = 2},
     {.tile_m = 64, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .split_k = 2},
+    {.tile_m = 64, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .split_k = 4},
     {.tile_m = 64, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .multicast = 2},
-    {.tile_m = 64, .warpgroups = 4, .k_warpgroups = 4, .stages = 8, .split_k = 2},
+    {.tile_m = 64, .warpgroups = 4, .k_warpgroups = 2, .stages = 6, .multicast = 2},
+    {.tile_m = 64, .warpgroups = 3, .stages = 6, .stages_per_barrier = 2, .multicast = 2, .batch = 2},
     {.tile_m = 64, .warpgroups = 4, .stages = 6, .stages_per_barrier = 2, .multicast = 2},
+    {.tile_m = 80, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2},
+    {.tile_m = 80, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2, .split_k = 2},
+    {.tile_m = 80, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2, .multicast = 2},
+    {.tile_m = 80, .warpgroups = 3, .stages = 6, .stages_per_barrier = 2, .multicast = 2, .batch = 2},
     {.tile_m = 96, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2, .multicast = 2},
+    {.tile_m = 96, .warpgroups = 3, .stages = 5, .batch = 2},
+    {.tile_m = 112, .warpgroups = 2, .stages = 6, .multicast = 2},
+    {.tile_m = 112, .warpgroups = 3, .stages = 5, .multicast = 2, .batch = 2},
+    {.tile_m = 128, .warpgroups = 2, .stages = 5},
     {.tile_m = 128, .warpgroups = 2, .stages = 5, .multicast = 2},
-    {.tile_m = 128, .warpgroups = 3, .stages = 4, .stages_per_barrier = 2, .multicast = 2, .batch = 2},
-    {.tile_m = 128, .warpgroups = 2, .row_blocks = 2, .stages = 4, .stages_per_barrier = 2, .multicast = 2},
+    {.tile_m = 128, .warpgroups = 3, .stages = 4, .batch = 2},
+    {.tile_m = 128, .warpgroups = 3, .stages = 4, .multicast = 2, .batch = 2},
+    {.tile_m = 128, .warpgroups = 2, .row_blocks = 2, .stages = 4},
+    {.tile_m = 128, .warpgroups = 2, .row_blocks = 2, .stages = 4, .multicast = 2},
+    {.tile_m = 160, .warpgroups = 2, .stages = 4, .multicast = 2},
+    {.tile_m = 160, .warpgroups = 3, .stages = 4, .multicast = 2, .batch = 2},
+    {.tile_m = 176, .warpgroups = 2, .stages = 4, .multicast = 2},
+    {.tile_m = 176, .warpgroups = 3, .stages = 3, .multicast = 2, .batch = 2},
+    {.tile_m = 192, .warpgroups = 2, .stages = 3},
+    {.tile_m = 192, .warpgroups = 2, .stages = 3, .multicast = 2},
+    {.tile_m = 208, .warpgroups = 2, .stages = 3, .multicast = 2},
+    {.tile_m = 240, .warpgroups = 2, .stages = 3, .multicast = 2},
+    {.tile_m = 256, .warpgroups = 2, .stages = 3, .multicast = 2},
 #endif
 };
 
