@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "chat.h"
+#include "llama/tiny_folder.h"
 #include "nybble/launch.h"
 #include "support/greedy_text.h"
 
@@ -13,7 +14,6 @@ namespace {
 using testing::largest;
 using testing::largest_difference;
 
-const std::string kTiny = NYBBLE_SOURCE_DIR "/tests/data/llama_tiny/model.gguf";
 const std::string kSmolLm2 = NYBBLE_SOURCE_DIR "/.deps/models/SmolLM2-135M-Instruct/model.gguf";
 
 // On the GPU weights and activations are rounded to fp16 (2^-11), which the CPU does not do: 14 products in a chain in
@@ -30,13 +30,17 @@ class GpuLlama : public ::testing::Test {
     EXPECT_TRUE(decoder) << decoder.error().message;
     return decoder ? std::move(*decoder) : nullptr;
   }
+  static std::vector<int32_t> some_tokens() {
+    std::vector<int32_t> tokens;
+    for (int i = 0; i < 40; ++i) tokens.push_back(3 + i * 37 % 380);
+    return tokens;
+  }
 };
 
 TEST_F(GpuLlama, LogitsAreTheCpus) {
   const auto cpu = make(kTiny, false), gpu = make(kTiny, true);
   ASSERT_TRUE(cpu && gpu);
-  std::vector<int32_t> tokens;
-  for (int i = 0; i < 40; ++i) tokens.push_back(3 + i * 37 % 380);
+  const std::vector<int32_t> tokens = some_tokens();
   const auto want = cpu->append(tokens, LogitsOf::kAll), got = gpu->append(tokens, LogitsOf::kAll);
   ASSERT_TRUE(got) << got.error().message;
   EXPECT_LE(largest_difference(*got, *want), kTolerance * largest(*want));
@@ -50,6 +54,17 @@ TEST_F(GpuLlama, LogitsAreTheCpus) {
     steps.insert(steps.end(), logits->begin(), logits->end());
   }
   EXPECT_LE(largest_difference(steps, *want), kTolerance * largest(*want));
+}
+
+TEST_F(GpuLlama, AFolderSaysWhatTheFileSays) {
+  const nybble::testing::TempFolder folder;
+  write_tiny_folder(folder.path());
+  const auto file = make(kTiny, false), gpu = make(folder.path(), true);
+  ASSERT_TRUE(file && gpu);
+  const std::vector<int32_t> tokens = some_tokens();
+  const auto want = file->append(tokens, LogitsOf::kAll), got = gpu->append(tokens, LogitsOf::kAll);
+  ASSERT_TRUE(got) << got.error().message;
+  EXPECT_LE(largest_difference(*got, *want), kTolerance * largest(*want));
 }
 
 // Against the dequantized model in fp32.

@@ -14,6 +14,7 @@
 #include "chat.h"
 #include "collect.h"
 #include "generate.h"
+#include "llama/tiny_folder.h"
 #include "perplexity.h"
 #include "pre_tokenizer.h"
 #include "rope.h"
@@ -29,19 +30,9 @@ using nybble::testing::write_text;
 using ::testing::HasSubstr;
 
 const std::string kData = NYBBLE_SOURCE_DIR "/tests/data/";
-const std::string kTiny = kData + "llama_tiny/model.gguf";
 const std::string kLlama3 = kData + "llama3";
 const std::string kSmolLm2 = NYBBLE_SOURCE_DIR "/.deps/models/SmolLM2-135M-Instruct/model.gguf";
 
-template <class T> std::vector<T> tensor_of(const std::string& file, const std::string& name) {
-  const auto checkpoint = nybble::open_checkpoint(file);
-  EXPECT_TRUE(checkpoint) << checkpoint.error().message;
-  const auto bytes = (*checkpoint)->read_other_tensor(name);
-  EXPECT_TRUE(bytes) << bytes.error().message;
-  std::vector<T> values(bytes->size() / sizeof(T));
-  std::memcpy(values.data(), bytes->data(), bytes->size());
-  return values;
-}
 template <class T> std::vector<T> expected(const std::string& name) {
   return tensor_of<T>(kData + "llama_tiny/expected.safetensors", name);
 }
@@ -264,100 +255,6 @@ TEST(Forward, WeightsComeFromAnotherCheckpoint) {
 
 // ---- Hugging Face folders ------------------------------------------------------------------------------------------
 
-// The tiny model as a folder: the same numbers in fp32 under Hugging Face's names, the rows of query and key in their
-// original order, the tables as JSON.
-void write_folder(const std::string& folder) {
-  const auto checkpoint = nybble::open_checkpoint(kTiny);
-  const auto metadata = nybble::GgufMetadata::read(kTiny);
-  const Config config = *read_config(*metadata);
-  nlohmann::json header;
-  std::string data;
-  const auto put = [&](const std::string& name, const std::vector<int64_t>& shape, const std::vector<float>& values) {
-    const size_t begin = data.size();
-    data.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
-    header[name] = {{"dtype", "F32"}, {"shape", shape}, {"data_offsets", {begin, data.size()}}};
-  };
-  const auto layer = [&](const std::string& from, const std::string& to, int64_t n, int64_t k, bool permuted) {
-    const auto source = WeightSource::open(kTiny, std::nullopt);
-    const std::vector<float> rows = [&] {
-      const auto weight = source->layer(from, n, k);
-      EXPECT_TRUE(weight) << weight.error().message;
-      if (const auto* quantized = std::get_if<nybble::QuantizedWeight>(&*weight)) return nybble::dequantize(*quantized);
-      const nybble::FloatArray& values = std::get<nybble::DenseWeight>(*weight).values;
-      std::vector<float> floats(values.size());
-      for (size_t i = 0; i < floats.size(); ++i) floats[i] = values.at(i);
-      return floats;
-    }();
-    std::vector<float> ordered(rows.size());
-    for (int64_t row = 0; row < n; ++row) {
-      const int64_t head = row / config.head_dim, in_head = row % config.head_dim, half = config.head_dim / 2;
-      const int64_t stored = !permuted ? row : head * config.head_dim + 2 * (in_head % half) + in_head / half;
-      std::copy_n(rows.begin() + stored * k, k, ordered.begin() + row * k);
-    }
-    put(to + ".weight", {n, k}, ordered);
-  };
-  const auto vector = [&](const std::string& from, const std::string& to) {
-    put(to, {config.embedding}, tensor_of<float>(kTiny, from));
-  };
-  const auto tokens = *metadata->texts("tokenizer.ggml.tokens");
-  const int64_t width = config.embedding, query = config.heads * config.head_dim,
-                key = config.kv_heads * config.head_dim;
-  layer("token_embd", "model.embed_tokens", static_cast<int64_t>(tokens.size()), width, false);
-  vector("output_norm.weight", "model.norm.weight");
-  for (int64_t i = 0; i < config.blocks; ++i) {
-    const std::string from = fmt::format("blk.{}.", i), to = fmt::format("model.layers.{}.", i);
-    vector(from + "attn_norm.weight", to + "input_layernorm.weight");
-    vector(from + "ffn_norm.weight", to + "post_attention_layernorm.weight");
-    layer(from + "attn_q", to + "self_attn.q_proj", query, width, true);
-    layer(from + "attn_k", to + "self_attn.k_proj", key, width, true);
-    layer(from + "attn_v", to + "self_attn.v_proj", key, width, false);
-    layer(from + "attn_output", to + "self_attn.o_proj", width, query, false);
-    layer(from + "ffn_gate", to + "mlp.gate_proj", config.feed_forward, width, false);
-    layer(from + "ffn_up", to + "mlp.up_proj", config.feed_forward, width, false);
-    layer(from + "ffn_down", to + "mlp.down_proj", width, config.feed_forward, false);
-  }
-  const std::string text = header.dump();
-  const uint64_t length = text.size();
-  write_text(folder + "/model.safetensors", std::string(reinterpret_cast<const char*>(&length), 8) + text + data);
-  write_text(folder + "/config.json", nlohmann::json{{"model_type", "llama"},
-                                                     {"hidden_act", "silu"},
-                                                     {"num_hidden_layers", config.blocks},
-                                                     {"hidden_size", width},
-                                                     {"intermediate_size", config.feed_forward},
-                                                     {"num_attention_heads", config.heads},
-                                                     {"num_key_value_heads", config.kv_heads},
-                                                     {"head_dim", config.head_dim},
-                                                     {"max_position_embeddings", config.context},
-                                                     {"rms_norm_eps", config.rms_epsilon},
-                                                     {"rope_theta", config.rope_base},
-                                                     {"eos_token_id", 2}}
-                                          .dump());
-  nlohmann::json vocabulary = nlohmann::json::object(), added = nlohmann::json::array(),
-                 merges = nlohmann::json::array();
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    vocabulary[tokens[i]] = i;
-    if (i < 3) added.push_back({{"id", i}, {"content", tokens[i]}, {"special", true}});
-  }
-  const auto stored_merges = *metadata->texts("tokenizer.ggml.merges");
-  for (const std::string& merge : stored_merges) {
-    const size_t space = merge.find(' ', 1);
-    if (merges.size() % 2 == 0)  // both spellings that the tokenizers library has had
-      merges.push_back(merge);
-    else
-      merges.push_back({merge.substr(0, space), merge.substr(space + 1)});
-  }
-  const nlohmann::json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}};
-  write_text(folder + "/tokenizer.json",
-             nlohmann::json{{"normalizer", nullptr},
-                            {"post_processor", nullptr},
-                            {"added_tokens", added},
-                            {"pre_tokenizer",
-                             {{"type", "Sequence"},
-                              {"pretokenizers", {{{"type", "Digits"}, {"individual_digits", true}}, byte_level}}}},
-                            {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", merges}}}}
-                 .dump());
-}
-
 // Replaces a member, named by a JSON pointer, in a JSON file.
 void change(const std::string& file, const std::string& pointer, const nlohmann::json& value) {
   nlohmann::json content = nlohmann::json::parse(read_text(file));
@@ -367,7 +264,7 @@ void change(const std::string& file, const std::string& pointer, const nlohmann:
 
 TEST(Folder, LogitsAreThoseOfADoublePrecisionForwardPass) {
   const TempFolder folder;
-  write_folder(folder.path());
+  write_tiny_folder(folder.path());
   std::vector<std::string> seen;
   DecoderOptions options;
   options.observer = [&](const std::vector<std::string>& layers, const float*, int64_t, int64_t) {
@@ -386,7 +283,7 @@ TEST(Folder, LogitsAreThoseOfADoublePrecisionForwardPass) {
 
 TEST(Folder, TokensAreThoseOfTheTokenizersLibrary) {
   const TempFolder folder;
-  write_folder(folder.path());
+  write_tiny_folder(folder.path());
   const auto tokenizer = Tokenizer::from_folder(folder.path());
   ASSERT_TRUE(tokenizer) << tokenizer.error().message;
   expect_cases(*tokenizer, kData + "llama_tiny/tokenizer_cases.json");
@@ -411,7 +308,7 @@ TEST(Folder, FrequenciesAreThoseOfTransformers) {
     for (const char* key : {"/rope_scaling", "/rope_parameters"}) {
       SCOPED_TRACE(one.at("rope_scaling").dump() + key);
       const TempFolder folder;
-      write_folder(folder.path());
+      write_tiny_folder(folder.path());
       change(folder / "config.json", "/head_dim", one.at("head_dim"));
       change(folder / "config.json", "/rope_theta", one.at("rope_theta"));
       change(folder / "config.json", key, one.at("rope_scaling"));
@@ -464,7 +361,7 @@ TEST(Folder, RefusesWhatItCannotDo) {
   for (const Case& one : cases) {
     SCOPED_TRACE(std::string(one.file) + one.pointer);
     const TempFolder folder;
-    write_folder(folder.path());
+    write_tiny_folder(folder.path());
     change(folder / one.file, one.pointer, one.value);
     const auto config = read_folder_config(folder.path());
     const auto tokenizer = Tokenizer::from_folder(folder.path());
@@ -611,7 +508,7 @@ TEST(Program, CommandsWork) {
       "perplexity " + kTiny + " --text " + folder.path() + "/text.txt --context 16 --stride 8 --against " + kTiny);
   EXPECT_EQ(perplexity_status, 0) << perplexity_output;
   EXPECT_THAT(perplexity_output, HasSubstr("top-1 agreement   1.0000"));
-  write_folder(folder.path());
+  write_tiny_folder(folder.path());
   const auto [folder_status, folder_output] = run_program(
       "perplexity " + folder.path() + " --text " + folder.path() + "/text.txt --context 16 --stride 8 --json" +
       " --weights " + folder.path() + " --weights " + folder.path() + " --against " + folder.path());
