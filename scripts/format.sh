@@ -9,7 +9,7 @@ formatter="$(command -v clang-format-14 || command -v clang-format)" || die "no 
 
 cd "$ROOT"
 folders=()
-for folder in include src cli bench tests python scripts examples; do [[ ! -d $folder ]] || folders+=("$folder"); done
+for folder in include src cli bench tests python scripts examples cmake; do [[ ! -d $folder ]] || folders+=("$folder"); done
 mapfile -d '' -t files < <(find "${folders[@]}" -type f \( -name '*.h' -o -name '*.hpp' -o -name '*.cuh' -o -name '*.c' \
   -o -name '*.cc' -o -name '*.cpp' -o -name '*.cu' \) -print0 | sort -z)
 [[ ${#files[@]} -gt 0 ]] || die "found no source file"
