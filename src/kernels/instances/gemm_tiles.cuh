@@ -10,9 +10,10 @@
 
 namespace nybble::kernels {
 
-// What decides from some 100 tokens on is how well a tile's tokens and output features divide the layer among the SMs, so
-// there is a tile for nearly every multiple of 16 tokens (docs/decisions/0012). Of a hundred measured on H200s (2026-11-30,
-// 24 shapes x m = 24 .. 3000, bf16 in groups of 128) these hold the best time within 0.2 % (geometric mean).
+// What decides from some 100 tokens on is how well a tile's tokens and output features divide the layer among the SMs,
+// so there is a tile for nearly every multiple of 16 tokens (docs/decisions/0012). Of a hundred measured on H200s
+// (2026-11-30, 24 shapes x m = 24 .. 3000, bf16 in groups of 128) these hold the best time within 0.2 % (geometric
+// mean).
 inline constexpr GemmTile kGemmTiles[] = {
 #if defined(NYBBLE_DEV_TILES)
     {.tile_m = 128, .warpgroups = 2, .row_blocks = 1, .stages = 5, .multicast = 2},
@@ -46,7 +47,6 @@ inline constexpr GemmTile kGemmTiles[] = {
     {.tile_m = 64, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .split_k = 2},
     {.tile_m = 64, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .split_k = 4},
     {.tile_m = 64, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .multicast = 2},
-    {.tile_m = 64, .warpgroups = 4, .k_warpgroups = 2, .stages = 6, .multicast = 2},
     {.tile_m = 64, .warpgroups = 3, .stages = 6, .stages_per_barrier = 2, .multicast = 2, .batch = 2},
     {.tile_m = 64, .warpgroups = 4, .stages = 6, .stages_per_barrier = 2, .multicast = 2},
     {.tile_m = 80, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2},
