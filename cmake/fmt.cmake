@@ -3,9 +3,10 @@
 # parts of fmt that differ between its versions, hence the trial; where it fails, every file compiles fmt for itself.
 find_package(fmt REQUIRED)
 get_target_property(fmt_include_dirs fmt::fmt-header-only INTERFACE_INCLUDE_DIRECTORIES)
-try_compile(NYBBLE_FMT_ONCE
-  SOURCES ${CMAKE_CURRENT_LIST_DIR}/fmt.cc
-  SOURCE_FROM_CONTENT use.cc [[
+if(NOT DEFINED NYBBLE_FMT_ONCE)  # once a build folder
+  try_compile(NYBBLE_FMT_ONCE
+    SOURCES ${CMAKE_CURRENT_LIST_DIR}/fmt.cc
+    SOURCE_FROM_CONTENT use.cc [[
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 int main(int count, char** words) {
@@ -14,7 +15,8 @@ int main(int count, char** words) {
   return static_cast<int>(fmt::format(fmt::runtime(words[0]), count).size());
 }
 ]]
-  CMAKE_FLAGS "-DINCLUDE_DIRECTORIES=${fmt_include_dirs}" CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON)
+    CMAKE_FLAGS "-DINCLUDE_DIRECTORIES=${fmt_include_dirs}" CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON)
+endif()
 if(NYBBLE_FMT_ONCE)
   add_library(nybble_fmt STATIC ${CMAKE_CURRENT_LIST_DIR}/fmt.cc)
   target_include_directories(nybble_fmt SYSTEM PUBLIC ${fmt_include_dirs})

@@ -20,8 +20,9 @@
 //   Phantoms   With split_k clusters past the tiles repeat the last tile and store nothing: where two launches share
 //              the SMs a CTA that leaves at once makes the scheduler put two of the next launch on one SM, and that
 //              lasts.
-//   Edges      Tokens past m and input features past k arrive as zeros (tensor map). Output features past n are
-//              computed from the last block again and not stored.
+//   Edges      The last m tile begins so early that fewer than 16 of its tokens lie past m, and stores only what the
+//              tile before it does not. Tokens past m and input features past k arrive as zeros (tensor map). Output
+//              features past n are computed from the last block again and not stored.
 //   PDL        Weights never depend on the kernel before: they fill the ring before wait_for_predecessor(). The next
 //              launch may start at once, or, where its CTAs find room beside this one's, near the end (gemm_sm90.cc).
 //   Barriers   Those of the cluster order nothing but the lives of shared memories: relaxed, for a release waits for

@@ -189,7 +189,7 @@ class Trial {
     if (case_.alpha_device) args.alpha_device = &alpha;
     if (case_.bias) args.bias = bias_.data();
     if (case_.residual) args.residual = residual_.data();
-    if (case_.residual && case_.in_place) {
+    if (case_.in_place) {
       args.residual = out.data();
       for (int64_t token = 0; token < case_.m; ++token) {
         const size_t begin = bytes(token * ld_out_, case_.out_dtype);
@@ -340,7 +340,7 @@ template <class T, size_t N> T pick(std::mt19937& random, const T (&from)[N]) { 
 void draw_epilogue(std::mt19937& random, Case& c) {
   c.bias = random() % 2;
   c.residual = random() % 2;
-  c.in_place = random() % 2;
+  c.in_place = random() % 2 && c.residual;
   c.alpha_device = random() % 4 == 0;
   c.alpha = random() % 2 ? 1.0f : std::ldexp(1.0f, static_cast<int>(random() % 5) - 2);
   c.act_pad = random() % 2 ? 0 : static_cast<int64_t>(random() % 40);

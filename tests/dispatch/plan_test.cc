@@ -13,7 +13,6 @@
 namespace nybble {
 namespace {
 
-using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
@@ -71,8 +70,12 @@ TEST(MakePlan, EveryShapeAndFormatHasAGpuKernel) {
 
 TEST(MakePlan, PicksTheFamilyForTheBatch) {
   const Device h200 = Device::h200();
-  EXPECT_THAT(make_plan(problem_of("m1 n28672 k4096 bf16 g128"), h200)->kernel(),
-              AnyOf(StartsWith("sm90_stream_bf16_g128"), StartsWith("sm90_sweep_bf16_g128")));
+  const std::string few = make_plan(problem_of("m1 n28672 k4096 bf16 g128"), h200)->kernel();
+#if defined(NYBBLE_DEV_TILES)  // one tile of each family: the sweeping one may be the better of the two
+  EXPECT_THAT(few, ::testing::AnyOf(StartsWith("sm90_stream_bf16_g128"), StartsWith("sm90_sweep_bf16_g128")));
+#else
+  EXPECT_THAT(few, StartsWith("sm90_stream_bf16_g128"));
+#endif
   EXPECT_THAT(make_plan(problem_of("m4096 n28672 k4096 bf16 g128"), h200)->kernel(),
               StartsWith("sm90_gemm_bf16_g128_t"));
   EXPECT_THAT(make_plan(problem_of("m4096 n28672 k4096 fp16 col zp"), h200)->kernel(),

@@ -16,15 +16,15 @@ constexpr uint64_t kSeed = uint64_t{20} << Arrangement::kBits;
 
 // The arguments' arrangement and the epilogue of case number `i`, drawn so that every choice meets every row.
 struct Draw {
-  uint64_t arrangement;
+  uint64_t arrangement;  // the lowest Arrangement::kBits count
   bool bias, residual, unaligned;
   DType out;
 };
 Draw draw_case(uint64_t i, DType act) {
-  const uint64_t bits = RandomStream(i, kChoice).bits(0);
-  Draw draw{bits & 0x1FFF, (bits >> 13 & 3) == 0, (bits >> 15 & 3) == 0, (bits >> 17 & 7) == 0, act};
-  if ((bits >> 21 & 7) == 0) draw.out = DType::kFp32;
-  if ((bits >> 21 & 15) == 1) draw.out = act == DType::kBf16 ? DType::kFp16 : DType::kBf16;
+  const uint64_t word = RandomStream(i, kChoice).bits(0), bits = word >> Arrangement::kBits;
+  Draw draw{word, (bits & 3) == 0, (bits >> 2 & 3) == 0, (bits >> 4 & 7) == 0, act};
+  if ((bits >> 8 & 7) == 0) draw.out = DType::kFp32;
+  if ((bits >> 8 & 15) == 1) draw.out = act == DType::kBf16 ? DType::kFp16 : DType::kBf16;
   return draw;
 }
 

@@ -12,8 +12,8 @@ namespace nybble::kernels {
 
 // What decides from some 100 tokens on is how well a tile's tokens and output features divide the layer among the SMs,
 // so there is a tile for nearly every multiple of 16 tokens (docs/decisions/0012). Of a hundred measured on H200s
-// (2026-11-30, 24 shapes x m = 24 .. 3000, bf16 in groups of 128) these hold the best time within 0.2 % (geometric
-// mean).
+// (2026-11-30, 24 shapes x m = 24 .. 3000, bf16 in groups of 128) these hold the best time within 0.6 % (geometric
+// mean; 5 % at most).
 inline constexpr GemmTile kGemmTiles[] = {
 #if defined(NYBBLE_DEV_TILES)
     {.tile_m = 128, .warpgroups = 2, .row_blocks = 1, .stages = 5, .multicast = 2},
