@@ -54,16 +54,17 @@ inline std::string kernel_name(const GemmConfig& config) {
   name += "_c" + std::to_string(tile.multicast) + "k" + std::to_string(tile.split_k);
   if (tile.k_warpgroups > 1) name += "w" + std::to_string(tile.k_warpgroups);
   name += "_o" + std::to_string(tile.ctas_per_sm);
+
   return name;
 }
 
 // Registers per thread of the math warpgroups and of the producer's (setmaxnreg); together they fit the register file.
 constexpr int math_registers(const GemmTile& tile) {
-  if (tile.ctas_per_sm == 2) return tile.warpgroups == 1 ? 168 : 96;
+  if (tile.ctas_per_sm == 2) return tile.warpgroups == 1 ? 168 : 104;
   return tile.warpgroups == 1 ? 240 : tile.warpgroups == 2 ? 232 : tile.warpgroups == 3 ? 152 : 104;
 }
 constexpr int producer_registers(const GemmTile& tile) {
-  if (tile.ctas_per_sm == 2) return tile.warpgroups == 1 ? 64 : 40;
+  if (tile.ctas_per_sm == 2) return tile.warpgroups == 1 ? 64 : 32;
   return tile.warpgroups == 1 ? 80 : tile.warpgroups == 2 ? 40 : tile.warpgroups == 3 ? 56 : 64;
 }
 
@@ -90,8 +91,8 @@ constexpr const char* why_invalid(const GemmConfig& config) {
   if (tile.warpgroups * math_registers(tile) + producer_registers(tile) > registers)
     return "the warpgroups' registers are more than the CTA's";
   if (8 % tile.batch != 0) return "batch divides the 8 k16 steps of a stage";
-  if (tile.split_k > 1 && tile.row_warpgroups() * tile.row_blocks * tile.tile_m / 8 % tile.split_k != 0)
-    return "split_k divides the tile's blocks of 64 x 8";
+  if (tile.split_k > 1 && tile.row_blocks * tile.tile_m / 8 < tile.split_k)
+    return "every CTA of split_k finishes some of a warpgroup's blocks of 64 x 8";
   const int groups = config.format.groups;
   if (groups != 0 && groups != 1 && groups != 2 && groups != 4) return "groups of 128, 64, 32, or per column";
   return nullptr;

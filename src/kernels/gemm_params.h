@@ -13,11 +13,11 @@ struct GemmParams {
   int64_t column_scales;  // offset in the blob, per column only
   int64_t column_zeros;   // per column with zero points only
   int m, n;
-  int n_whole;             // n rounded down to the 8 that a 16-byte store writes
   int n_blocks, k_blocks;  // of 64 output features, of 128 input features
   int n_tiles, m_tiles;    // tiles of a cluster: tile_n * multicast output features, tile_m tokens
   int last_token0;         // first token of the last m tile, which overlaps the one before it
   int raster;              // n tiles that are walked together before the next m tile: their tokens stay in L2
+  bool act_whole;          // k is a multiple of 64: a group of stages' tokens are one copy
   int trigger;             // groups of k blocks left to copy when the next launch may start; kTriggerAtStart
   void* out;               // (m, n), leading dimension ld_out
   int64_t ld_out;

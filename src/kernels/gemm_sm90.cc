@@ -116,25 +116,29 @@ std::string why_not(const GemmRow& row, const Problem& problem, const Device& de
 
 // Modelled microseconds: what an SM computes or all bytes at the memory's speed, the longer of the two, and what a
 // launch costs besides. A 64 x 128 block costs what its slowest unit needs: tensor cores, instruction slots, the
-// latency of one block over the warpgroups that share it, L2; less where SMs stand idle and leave their power to the
+// latency of one block over the warpgroups that share it; less where SMs stand idle and leave their power to the
 // others. Whole tiles come in waves, stream-K has none. Clusters fill an SM's slots before the next SM, so CTAs made to
-// share an SM share it in a small grid too, but where the next launch starts late. Fitted on 24 shapes x m = 1 .. 4096,
-// bf16 in groups of 128 (zero points: older figures), on several H200s, 2026-11-25 and 2026-11-30: the row of the
-// lowest estimate takes 1.7 % longer than the best one (geometric mean; 21 of 790 problems more than 10 %, most of them
-// of few tokens); estimates of rows near the best are 3.5 % off (rms).
+// share an SM share it in a small grid too, but where the next launch starts late. Fitted on 24 shapes x m = 12 ..
+// 1024, bf16 in groups of 128 (zero points: older figures), on several H200s, 2026-11-30: the row of the lowest
+// estimate takes 1.4 % longer than the best one (geometric mean; 18 of 485 problems more than 10 %, most of them of few
+// tokens); estimates of rows near the best are 3.4 % off (rms).
 double estimate_us(const GemmRow& row, const Problem& problem, const Device& device) {
-  constexpr double kStart = 2.373;       // from one CTA on an SM to the next one's first product
-  constexpr double kOverlapped = 0.281;  // of it hidden where the next launch's CTA fits beside this one's
-  constexpr double kClock = 1.587;       // cycles a nanosecond; tensor cores take four a token and block
-  constexpr double kIdle = 0.362;        // of a block's time saved, for the part of the SMs that stand idle
+  constexpr double kStart = 1.929;      // from one CTA on an SM to the next one's first product
+  constexpr double kOverlapped = 0.27;  // of it hidden where the next launch's CTA fits beside this one's
+  constexpr double kTogether = 0.267;   // or where two CTAs of this launch share an SM
+  constexpr double kClock = 1.627;      // cycles a nanosecond; tensor cores take four a token and block
+  constexpr double kIdle = 0.332;       // of a block's time saved, for the part of the SMs that stand idle
   // Instruction slots of a block: wgmma's operand of 16-bit weights, two a token, the conversion of the codes.
-  constexpr double kOperandSlots = 33.85, kTokenSlots = 2, kCodeSlots = 148.6, kOtherFormatSlots = 27.3;
-  constexpr double kLatency = 253.9;                     // nanoseconds a block of one warpgroup, beside its products
-  constexpr double kL2Bytes = 91.5, kTokenBytes = 1581;  // a nanosecond and SM: what limits a block; what adds to it
-  constexpr double kFarApart = 0.024;
+  constexpr double kOperandSlots = 34.2, kTokenSlots = 2, kCodeSlots = 151.2, kOtherFormatSlots = 27.3;
+  // Nanoseconds a block of one warpgroup, beside its products; more for each warpgroup that shares the SM.
+  constexpr double kLatency = 116.1, kSharedLatency = 131.4;
+  constexpr double kTokenBytes = 690;  // a nanosecond and SM: what loading tokens adds to a block
+  constexpr double kFarApart = 0.0242;
   constexpr double kBytes = 3.74e6;  // a microsecond, all SMs, from memory
-  // By 10^4 sums of a tile: storing it; sending it through the cluster; handing it over in stream-K.
-  constexpr double kStore = 0.662, kReduction = 0.125, kReductionSums = 2.754, kFixUp = 2.908, kFixUpSums = 0.563;
+  // By 10^4 sums of a tile: storing it; sending it through the cluster and finishing it there; handing it over in
+  // stream-K.
+  constexpr double kStore = 0.7, kReduction = 0.27, kSendSums = 1.542, kFinishSums = 0.98;
+  constexpr double kFixUp = 3.257, kFixUpSums = 0.553;
   const GemmTile& tile = row.config.tile;
   const double sms = device.num_sms, tokens = tile.tile_m, rows64 = tile.tile_n() / 64.0;
   const double tiles = static_cast<double>(tile_count(tile, problem)), cluster = tile.cluster();
@@ -143,10 +147,12 @@ double estimate_us(const GemmRow& row, const Problem& problem, const Device& dev
   const double block_bytes = row.config.format.block().block_bytes();
   const bool plain = row.config.format.act == DType::kBf16 && !row.config.format.zero_point, split = tile.split_k > 1;
 
-  const bool one_each = row.half || (split && 2 * clusters * cluster > sms && clusters * cluster <= sms) ||
-                        trigger(row, problem, clusters * cluster, sms) != kTriggerAtStart;
+  // Clusters of three and four do not fill every GPC: 112 of 132 SMs with one CTA each, 248 CTAs with two.
+  const bool one_each =
+      row.half ||
+      (clusters * cluster <= (cluster > 2 ? sms * 112 / 132 : sms) &&
+       ((split && 2 * clusters * cluster > sms) || trigger(row, problem, clusters * cluster, sms) != kTriggerAtStart));
   const double slots = one_each ? 1 : tile.ctas_per_sm;
-  // Clusters of four do not fill every GPC: 112 of 132 SMs with one CTA each, 248 CTAs with two.
   const double place = split && cluster > 2 ? sms * (slots == 1 ? 112 : 248) / 132
                                             : std::floor(sms * slots / tile.multicast) * tile.multicast;
   const double ctas = tiles * cluster, waves = std::ceil(ctas / place), last = ctas - (waves - 1) * place;
@@ -156,10 +162,11 @@ double estimate_us(const GemmRow& row, const Problem& problem, const Device& dev
 
   const double shared_tokens = tokens * 256 / tile.multicast / rows64;  // bytes a block
   const auto block_ns = [&](double ctas_on_sm) {
+    const double warpgroups = tile.warpgroups * ctas_on_sm;
     const double slot_count = kOperandSlots + kTokenSlots * tokens + kCodeSlots + (plain ? 0 : kOtherFormatSlots);
-    const double slowest = std::max({4 * tokens / kClock, slot_count / kClock,
-                                     (kLatency + 4 * tokens / kClock) / (tile.warpgroups * ctas_on_sm),
-                                     (shared_tokens + block_bytes) / kL2Bytes});
+    const double slowest =
+        std::max({4 * tokens / kClock, slot_count / kClock,
+                  (kLatency + kSharedLatency * (warpgroups - 1) + 4 * tokens / kClock) / warpgroups});
     return (slowest + shared_tokens / kTokenBytes) * ctas_on_sm * (1 - kIdle * (1 - busy));
   };
   // Stream-K's ranges lie far apart, so CTAs at work at one time share less in L2, the more tiles a range has.
@@ -171,11 +178,14 @@ double estimate_us(const GemmRow& row, const Problem& problem, const Device& dev
   const double bytes = static_cast<double>(ceil_div(problem.n, 64)) * k_blocks * block_bytes +
                        2.0 * static_cast<double>(problem.m) * static_cast<double>(problem.k + problem.n);
   const double memory = bytes / kBytes, sums = tokens * tile.tile_n() * 1e-4;
-  const double finish = split          ? (kReduction + kReductionSums * sums * tile.k_warpgroups) * waves
-                        : row.stream_k ? kFixUp + kFixUpSums * sums * (clusters / tiles + 1)
-                                       : kStore * sums * waves;
+  const double parts = tile.split_k * tile.k_warpgroups;
+  const double finish =
+      split ? (kReduction + kSendSums * sums * (parts - 1) / tile.split_k + kFinishSums * sums / tile.split_k) * waves
+      : row.stream_k ? kFixUp + kFixUpSums * sums * (clusters / tiles + 1)
+                     : kStore * sums * waves;
   const double grid = one_each ? std::min(ctas, sms) : row.stream_k ? clusters * cluster : std::min(ctas, place);
-  return kStart - (2 * grid <= sms * tile.ctas_per_sm ? kOverlapped : 0) + finish + std::max(work, memory);
+  return kStart - (2 * grid <= sms * tile.ctas_per_sm ? kOverlapped : 0) -
+         (tile.ctas_per_sm > 1 && clusters * cluster > sms ? kTogether : 0) + finish + std::max(work, memory);
 }
 
 Result<void> launch(const GemmRow& row, PreparedDevices& prepared, const Problem& problem, const Device& device,
@@ -183,12 +193,11 @@ Result<void> launch(const GemmRow& row, PreparedDevices& prepared, const Problem
   const GemmTile& tile = row.config.tile;
   const int64_t ld_act = args.ld_act ? args.ld_act : problem.k, ld_out = args.ld_out ? args.ld_out : problem.n;
   const bool bf16 = problem.act_dtype == DType::kBf16;
-  Result<CUtensorMap> act_map = runtime::tensor_map({args.act, problem.m, problem.k, ld_act, bf16}, {tile.tile_m});
+  const bool act_whole = problem.k % 64 == 0;
+  Result<CUtensorMap> act_map =
+      runtime::tensor_map({args.act, problem.m, problem.k, ld_act, bf16},
+                          {tile.tile_m, act_whole ? 2 * tile.stages_per_barrier / tile.multicast : 0});
   if (!act_map) return act_map.error();
-  const int64_t n_whole = problem.n / 8 * 8;
-  const runtime::MatrixView out{args.out, problem.m, std::max<int64_t>(n_whole, 8), ld_out, bf16};  // n < 8: not used
-  Result<CUtensorMap> out_map = tile.split_k > 1 ? *act_map : runtime::tensor_map(out, {kOutChunkTokens});
-  if (!out_map) return out_map.error();
 
   const layout::BlobMap blob = layout::blob_map(problem.n, problem.k, problem.weight);
   GemmParams params;
@@ -197,12 +206,12 @@ Result<void> launch(const GemmRow& row, PreparedDevices& prepared, const Problem
   params.column_zeros = blob.column_zeros;
   params.m = static_cast<int>(problem.m);
   params.n = static_cast<int>(problem.n);
-  params.n_whole = static_cast<int>(n_whole);
   params.n_blocks = static_cast<int>(blob.n_blocks);
   params.k_blocks = static_cast<int>(blob.k_blocks);
   params.n_tiles = static_cast<int>(ceil_div(problem.n, int64_t{tile.tile_n()} * tile.multicast));
   params.m_tiles = static_cast<int>(ceil_div(problem.m, tile.tile_m));
   params.last_token0 = last_token0(tile, problem.m);
+  params.act_whole = act_whole;
   params.raster = std::min(8, params.n_tiles);
   params.out = args.out;
   params.ld_out = ld_out;
@@ -215,7 +224,7 @@ Result<void> launch(const GemmRow& row, PreparedDevices& prepared, const Problem
   params.partial_sums = static_cast<int64_t>(
       PartialSumsMap(static_cast<int>(clusters * tile.cluster()), tile.row_warpgroups(), tile.tile_m, tile.tile_n())
           .partials);
-  void* pointers[] = {&*act_map, &*out_map, &params};
+  void* pointers[] = {&*act_map, &params};
   return launch_function(row.function, prepared,
                          {.grid = dim3(static_cast<unsigned>(clusters * tile.cluster())),
                           .threads = tile.threads(),

@@ -9,11 +9,11 @@
 //              dequantizes row_blocks x 64 output features into registers and multiplies them with all tokens of the
 //              tile; k_warpgroups of them do so for the same features, each with its own stages.
 //   Ring       full[s]: one arrival per producer + bytes; empty[s]: one arrival per math warpgroup that reads it in
-//              every CTA that shares the tokens. stages_per_barrier stages share a barrier, and a row block's weights
-//              of such a group are one bulk copy.
+//              every CTA that shares the tokens. stages_per_barrier stages share a barrier; a row block's weights of
+//              such a group are one bulk copy, its tokens are another.
 //   Cluster    multicast = 2: two CTAs with neighbouring output features load half of the tokens' columns each, for
-//              both. split_k > 1: the CTAs of a tile split k; each sends its sums to the shared memory of the one that
-//              finishes them, which adds them in the order of k.
+//              both. split_k > 1: the CTAs of a tile split k; each finishes some of its sums and sends the others to
+//              the shared memory of the CTA that finishes them, which adds them in the order of k.
 //   Stream-K   With a workspace the clusters share all k steps of all tiles evenly: each takes a range of them, in
 //              order. What a range holds of a tile that another range begins goes there as partial sums
 //              (parts/partial_sums.cuh).
@@ -58,7 +58,7 @@ template <GemmConfig C> struct GemmShape {
   static constexpr int k_sums = tile.split_k > 1 ? 0 : (tile.k_warpgroups - 1) * row_blocks* tile.tile_m * 16;
   static constexpr int ring_bytes =
       tile.stages * (act_bytes + weight_bytes) + 16 * barriers + 16 + 8 * row_warpgroups + k_sums * 16;
-  static constexpr int out_left = smem_limit(tile.ctas_per_sm) - (ring_bytes + 1023) / 1024 * 1024;
+  static constexpr int out_left = smem_limit(tile.ctas_per_sm) - (ring_bytes + 127) / 128 * 128;
   static constexpr int cluster = tile.cluster();
   // Producer warps for weights, each with as many row blocks, and one for tokens where there is a fourth warp.
   static constexpr int weight_producers = row_blocks % 4 == 0   ? 4
@@ -67,12 +67,26 @@ template <GemmConfig C> struct GemmShape {
                                                                 : 1;
   static constexpr int act_producer = weight_producers < 4 ? weight_producers : 0;
   static constexpr int producers = weight_producers < 4 ? weight_producers + 1 : 4;
-  // split_k: blocks of 64 output features x 8 tokens of the tile that one CTA finishes; parts of k there are of each
-  static constexpr int owned_blocks = row_blocks * tile.tile_m / 8 / tile.split_k,
-                       slices = tile.split_k * tile.k_warpgroups;
+  // split_k: a warpgroup's sums are units of 64 output features x 8 tokens. The parts of k (the CTAs, their k
+  // warpgroups) finish so many of them each: part f those from first_unit(f) on.
+  static constexpr int units = tile.row_blocks * tile.tile_m / 8, parts = tile.split_k * tile.k_warpgroups;
+  static constexpr int most_units = (units + parts - 1) / parts;
+  __host__ __device__ static constexpr int first_unit(int part) { return (part * units + parts - 1) / parts; }
+  // Where a part sends one of the units that another finishes, in the shared memory of the CTA that does.
+  __device__ static int unit_offset(int row_warpgroup, int finisher, int part, int slot) {
+    return (((row_warpgroup * tile.k_warpgroups + finisher % tile.k_warpgroups) * parts + part) * most_units + slot) *
+           unit_bytes;
+  }
+  // What all others send to a CTA.
+  __device__ static uint32_t sums_bytes(int k_part) {
+    const int finished = first_unit((k_part + 1) * tile.k_warpgroups) - first_unit(k_part * tile.k_warpgroups);
+    return finished * row_warpgroups * (parts - 1) * unit_bytes;
+  }
+  static constexpr int unit_bytes = 64 * 8 * 4;
   static constexpr int math_registers = kernels::math_registers(tile),
                        producer_registers = kernels::producer_registers(tile);
-  static constexpr int out_chunks = out_left >= tile.warpgroups * 4 * kOutChunkBytes ? 4 : 2;  // staging per warpgroup
+  // Staging per warpgroup; split_k stages in the ring.
+  static constexpr int out_chunks = tile.split_k > 1 ? 1 : out_left >= tile.warpgroups * 4 * kOutChunkBytes ? 4 : 2;
 };
 
 template <GemmConfig C> struct alignas(1024) GemmStorage {  // why_invalid() and make_gemm_instance() see that it fits
@@ -85,7 +99,7 @@ template <GemmConfig C> struct alignas(1024) GemmStorage {  // why_invalid() and
   uint64_t sums_full;                     // split_k: what the CTAs of the tile send here
   uint64_t epoch[Shape::row_warpgroups];  // of stream-K's partial sums, as the warpgroup read it
   alignas(16) float4 k_sums[Shape::k_sums > 0 ? Shape::k_sums : 1];
-  alignas(1024) uint8_t out[C.tile.warpgroups][Shape::out_chunks][kOutChunkBytes];
+  alignas(128) uint8_t out[C.tile.split_k > 1 ? 1 : C.tile.warpgroups][Shape::out_chunks][kOutChunkBytes];
 };
 
 // Consecutive k blocks of one tile.
@@ -184,8 +198,8 @@ template <GemmConfig C> struct GemmProducer {
   // Announces all bytes of this producer's, its tokens among them.
   __device__ void load_weight(int n_tile, int k, int slot, int count) {
     const uint32_t full = ptx::smem_address(&smem.full[slot]);
-    ptx::barrier_expect(
-        full, count * ((has_weights() ? row_blocks * Shape::block_bytes : 0) + (has_act() ? Shape::act_bytes : 0)));
+    ptx::barrier_expect(full, (has_weights() ? count * row_blocks * Shape::block_bytes : 0) +
+                                  (has_act() ? group * Shape::act_bytes : 0));
     if (!has_weights()) return;
     const int first = (n_tile * tile.multicast + place.share) * Shape::row_blocks;
 #pragma unroll
@@ -198,22 +212,28 @@ template <GemmConfig C> struct GemmProducer {
     }
   }
 
-  __device__ void load_act(int m_tile, int k, int slot, int count) {
+  // All of a group, also where the segment ends inside it: one copy, or one for every half of a stage.
+  __device__ void load_act(int m_tile, int k, int slot) {
     if (!has_act()) return;
     const uint32_t full = ptx::smem_address(&smem.full[slot]);
     const int token0 = first_token<C>(p, m_tile);
-#pragma unroll 1
-    for (int u = 0; u < count; ++u) {
-      const uint32_t stage = ptx::smem_address(smem.act[slot * group + u]);
-      if constexpr (tile.multicast == 1) {
-        for (int half = 0; half < 2; ++half)
-          ptx::tensor_load_2d(stage + half * (Shape::act_bytes / 2), act_map, full, (k + u) * 128 + half * 64, token0);
-      } else {
-        const int half = place.share;
-        ptx::tensor_load_2d_multicast(stage + half * (Shape::act_bytes / 2), act_map, full, (k + u) * 128 + half * 64,
-                                      token0, static_cast<uint16_t>(3u << (place.k_part * 2)));
-      }
+    constexpr int halves = 2 * group / tile.multicast, half_bytes = Shape::act_bytes / 2;
+    const int half0 = place.share * halves;
+    const uint32_t to = ptx::smem_address(smem.act[slot * group]) + half0 * half_bytes;
+    const auto mask = static_cast<uint16_t>(3u << (place.k_part * 2));
+    if (p.act_whole) {
+      if constexpr (tile.multicast == 1)
+        ptx::tensor_load_3d(to, act_map, full, 0, token0, k * 2 + half0);
+      else
+        ptx::tensor_load_3d_multicast(to, act_map, full, 0, token0, k * 2 + half0, mask);
+      return;
     }
+#pragma unroll 1
+    for (int i = 0; i < halves; ++i)
+      if constexpr (tile.multicast == 1)
+        ptx::tensor_load_2d(to + i * half_bytes, act_map, full, (k * 2 + half0 + i) * 64, token0);
+      else
+        ptx::tensor_load_2d_multicast(to + i * half_bytes, act_map, full, (k * 2 + half0 + i) * 64, token0, mask);
   }
 
   // What may be read before the kernel before has ended.
@@ -237,8 +257,7 @@ template <GemmConfig C> struct GemmProducer {
     trigger(Shape::barriers);  // the ring holds all there is
     ptx::wait_for_predecessor();
 #pragma unroll 1
-    for (; more && slot < Shape::barriers && k < segment.k_end; ++slot, k += group)
-      load_act(segment.m_tile, k, slot, min(group, segment.k_end - k));
+    for (; more && slot < Shape::barriers && k < segment.k_end; ++slot, k += group) load_act(segment.m_tile, k, slot);
     if (slot == Shape::barriers) slot = 0, parity = 0;
     while (more) {
 #pragma unroll 1
@@ -246,7 +265,7 @@ template <GemmConfig C> struct GemmProducer {
         ptx::barrier_wait(ptx::smem_address(&smem.empty[slot]), parity);
         const int count = min(group, segment.k_end - k);
         load_weight(segment.n_tile, k, slot, count);
-        load_act(segment.m_tile, k, slot, count);
+        load_act(segment.m_tile, k, slot);
         trigger(p.trigger);
         if (++slot == Shape::barriers) slot = 0, parity ^= 1;
       }
@@ -267,7 +286,6 @@ template <GemmConfig C, class T> struct GemmConsumer {
   using Sums = float[blocks][acc_count];
   using Scale = SumScale<T, scale_groups, C.format.zero_point>;
 
-  const CUtensorMap* out_map;
   const GemmParams& p;
   GemmStorage<C>& smem;
   ClusterPlace<C> place;
@@ -396,8 +414,9 @@ template <GemmConfig C, class T> struct GemmConsumer {
     }
   }
 
-  // Sums become outputs through swizzled staging buffers of 16 tokens x 64 output features and tensor stores, which
-  // clip at m and n; as many buffers at a time as there are.
+  // Sums become outputs through swizzled staging buffers of 16 tokens x 64 output features, as many at a time as there
+  // are. Threads store them: tensor stores take longer to issue, one thread 150 ns each, and a launch that waits for
+  // the end of this one waits longer (docs/decisions/0013).
   __device__ __forceinline__ void store(const Sums& sums, int n_tile, int m_tile) {
     constexpr int chunks = tile.tile_m / kOutChunkTokens, buffers = Shape::out_chunks;
     const int tile_token0 = first_token<C>(p, m_tile), own_token0 = m_tile * tile.tile_m;
@@ -413,8 +432,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
                              feature + 8 < p.n ? epilogue.bias_at(feature + 8) : 0.f};
 #pragma unroll
       for (int c0 = 0; c0 < chunks; c0 += buffers) {
-        if (tid == 0) ptx::bulk_wait_read<0>();  // the buffers are free
-        sync();
+        sync();  // the buffers are free
 #pragma unroll
         for (int c = c0; c < chunks && c < c0 + buffers; ++c) {
           const int token0 = tile_token0 + c * kOutChunkTokens;
@@ -433,94 +451,101 @@ template <GemmConfig C, class T> struct GemmConsumer {
                                           ptx::pack2<T>(d[2], d[3]), ptx::pack2<T>(d[4], d[5]),
                                           ptx::pack2<T>(d[6], d[7]));
         }
-        ptx::fence_async_shared();
         sync();
-        const bool whole = feature0 + layout::kBlockN <= p.n_whole || p.n_whole == p.n;
+        const int row = tid / 8, column = tid % 8;
+        uint4 rows[buffers];
 #pragma unroll
-        for (int c = c0; c < chunks && c < c0 + buffers; ++c) {
-          const int token0 = tile_token0 + c * kOutChunkTokens;
-          if (token0 < own_token0) continue;
-          const uint32_t chunk = staging + (c - c0) * kOutChunkBytes;
-          if (tid == 0 && token0 < p.m && feature0 < p.n_whole) ptx::tensor_store_2d(out_map, chunk, feature0, token0);
-          if (!whole && feature0 < p.n) store_tail(chunk, feature0, token0);
+        for (int i = 0; i < buffers && c0 + i < chunks; ++i)
+          rows[i] = ptx::load_shared_128(staging + i * kOutChunkBytes + row * 128 + ((column ^ (row & 7)) << 4));
+#pragma unroll
+        for (int i = 0; i < buffers && c0 + i < chunks; ++i) {
+          const int token0 = tile_token0 + (c0 + i) * kOutChunkTokens;
+          if (token0 >= own_token0) store_eight(rows[i], token0 + row, feature0 + column * 8);
         }
-        if (tid == 0) ptx::bulk_commit();
       }
     }
   }
 
-  // The last n % 8 output features: tensor stores write whole 16 bytes, also past the tensor's end inside them.
-  __device__ __forceinline__ void store_tail(uint32_t chunk, int feature0, int token0) {
-    const int count = p.n - p.n_whole, token = tid / 8, j = tid % 8;
-    if (j >= count || token0 + token >= p.m) return;
-    const int column = p.n_whole - feature0;  // a multiple of 8
-    const uint32_t value = ptx::load_shared_16(chunk + token * 128 + (((column / 8) ^ (token & 7)) << 4) + j * 2);
-    static_cast<uint16_t*>(p.out)[(token0 + token) * p.ld_out + p.n_whole + j] = static_cast<uint16_t>(value);
+  // Stores eight output features of a token from n on, those that are there.
+  __device__ __forceinline__ void store_eight(const uint4& values, int m, int n) const {
+    if (m >= p.m || n >= p.n) return;
+    T* out = static_cast<T*>(p.out) + m * p.ld_out + n;
+    if (n + 8 <= p.n) {
+      *reinterpret_cast<uint4*>(out) = values;
+      return;
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j)
+      if (n + j < p.n) reinterpret_cast<uint16_t*>(out)[j] = static_cast<uint16_t>((&values.x)[j / 2] >> j % 2 * 16);
   }
 
-  // split_k: sums are blocks of 64 output features x 8 tokens. Every warpgroup sends each of its blocks to the CTA that
-  // finishes it, into the ring, which no one reads any more; there it is added to those of the other parts of k.
+  // split_k: every warpgroup sends the units that another part of k finishes into that one's ring, which no one reads
+  // any more, keeps its own, and adds to them what the others send, in the order of k.
   __device__ __forceinline__ void reduce_and_store(Sums& sums, int n_tile, int m_tile) {
-    constexpr int per_warpgroup = blocks * tile.tile_m / 8, share = Shape::owned_blocks;
-    constexpr int mine = (share + tile.warpgroups - 1) / tile.warpgroups;
-    static_assert(mine * 1024 <= Shape::out_chunks * kOutChunkBytes &&
-                  Shape::slices * share * 2048 <= tile.stages * (Shape::act_bytes + Shape::weight_bytes));
+    constexpr int units = Shape::units, parts = Shape::parts, most = Shape::most_units, block_units = tile.tile_m / 8;
+    constexpr int sums_end = tile.warpgroups * parts * most * Shape::unit_bytes;  // behind it, outputs to be stored
+    static_assert(sums_end + tile.warpgroups * most * 1024 <= tile.stages * (Shape::act_bytes + Shape::weight_bytes));
     const FusedEpilogue<T, T> epilogue(p.epilogue);
     const uint32_t area = ptx::smem_address(&smem) + tid * 16, sums_full = ptx::smem_address(&smem.sums_full);
     ptx::cluster_arrive_relaxed();  // of all CTAs, the rings are read to their end
     ptx::cluster_wait();
-    const int slice = place.k_part * k_warpgroups + k_warpgroup;
+    const int part = place.k_part * k_warpgroups + k_warpgroup;
+    float own[most][4];
 #pragma unroll
-    for (int i = 0; i < per_warpgroup; ++i) {
-      const float* d = &sums[i / (tile.tile_m / 8)][i % (tile.tile_m / 8) * 4];
-      const int id = row_warpgroup * per_warpgroup + i, rank = id / share * tile.multicast + place.share;
-      ptx::store_async_float4(ptx::map_to_rank(area + (slice * share + id % share) * 2048, rank),
-                              ptx::map_to_rank(sums_full, rank), d[0], d[1], d[2], d[3]);
+    for (int i = 0; i < units; ++i) {
+      const float* d = &sums[i / block_units][i % block_units * 4];
+      const int finisher = i * parts / units, slot = i - Shape::first_unit(finisher);
+      if (finisher == part) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) own[slot][j] = d[j];
+      } else {
+        const int rank = finisher / k_warpgroups * tile.multicast + place.share;
+        ptx::store_async_float4(ptx::map_to_rank(area + Shape::unit_offset(row_warpgroup, finisher, part, slot), rank),
+                                ptx::map_to_rank(sums_full, rank), d[0], d[1], d[2], d[3]);
+      }
     }
+    const int first = Shape::first_unit(part), count = Shape::first_unit(part + 1) - first;
     ptx::barrier_wait(sums_full, 0);
     if (static_cast<int>(blockIdx.x / Shape::cluster) >= p.n_tiles * p.m_tiles) return;  // a phantom
     const int tile_token0 = first_token<C>(p, m_tile), own_token0 = m_tile * tile.tile_m;
-    const uint32_t staging = ptx::smem_address(smem.out[warpgroup]);
+    const uint32_t staging = ptx::smem_address(&smem) + sums_end + warpgroup * (most * 1024);
 #pragma unroll
-    for (int i = 0; i < mine; ++i) {
-      const int index = i * tile.warpgroups + warpgroup;  // of my share
-      if (share % tile.warpgroups != 0 && index >= share) break;
-      const int id = place.k_part * share + index, source = id / per_warpgroup, rest = id % per_warpgroup;
-      const int b = rest / (tile.tile_m / 8), token0 = tile_token0 + rest % (tile.tile_m / 8) * 8;
-      const int feature0 = feature_of(n_tile, source, b);
+    for (int slot = 0; slot < most; ++slot) {
+      if (units % parts != 0 && slot >= count) break;
+      const int b = (first + slot) / block_units, token0 = tile_token0 + (first + slot) % block_units * 8;
+      const int feature = first_feature(n_tile, b) + warp * 16 + lane / 4;  // and feature + 8
       float d[4] = {0.f, 0.f, 0.f, 0.f};
 #pragma unroll
-      for (int part_of_k = 0; part_of_k < Shape::slices; ++part_of_k) {
-        const float4 part = ptx::load_shared_float4(area + (part_of_k * share + index) * 2048);
-        d[0] += part.x, d[1] += part.y, d[2] += part.z, d[3] += part.w;
+      for (int other = 0; other < parts; ++other) {
+        float4 add = make_float4(own[slot][0], own[slot][1], own[slot][2], own[slot][3]);
+        if (other != part) add = ptx::load_shared_float4(area + Shape::unit_offset(row_warpgroup, part, other, slot));
+        d[0] += add.x, d[1] += add.y, d[2] += add.z, d[3] += add.w;
       }
-      const int n0 = feature0 + warp * 16 + lane / 4;
+      const Scale scale[2] = {sum_scale(feature), sum_scale(feature + 8)};
+      const float bias[2] = {feature < p.n ? epilogue.bias_at(feature) : 0.f,
+                             feature + 8 < p.n ? epilogue.bias_at(feature + 8) : 0.f};
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int feature = n0 + j / 2 * 8, token = token0 + lane % 4 * 2 + j % 2;
-        if (token >= own_token0 && token < p.m && feature < p.n)
-          d[j] = epilogue.apply(sum_scale(feature).apply(d[j]), token, feature);
+      for (int j = 0; j < 4; ++j) d[j] = epilogue.scale(scale[j / 2].apply(d[j]), bias[j / 2]);
+      if (epilogue.residual != nullptr) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int m = token0 + lane % 4 * 2 + j % 2, n = feature + j / 2 * 8;
+          if (m >= own_token0 && m < p.m && n < p.n) d[j] = epilogue.add_residual(d[j], m, n);
+        }
       }
       const int token = lane & 7, half = (lane >> 3) & 1;
-      ptx::store_matrix_x2_transposed(staging + i * 1024 + token * 128 + (((warp * 2 + half) ^ token) << 4),
+      ptx::store_matrix_x2_transposed(staging + slot * 1024 + token * 128 + (((warp * 2 + half) ^ token) << 4),
                                       ptx::pack2<T>(d[0], d[1]), ptx::pack2<T>(d[2], d[3]));
     }
     sync();
 #pragma unroll
-    for (int e0 = 0; e0 < mine * 64; e0 += 128) {
-      const int e = e0 + tid, i = e / 64, token = e % 64 / 8, column = e % 8, index = i * tile.warpgroups + warpgroup;
-      if (e >= mine * 64 || index >= share) continue;
-      const int id = place.k_part * share + index, source = id / per_warpgroup, rest = id % per_warpgroup;
-      const int m = tile_token0 + rest % (tile.tile_m / 8) * 8 + token;
-      const int n = feature_of(n_tile, source, rest / (tile.tile_m / 8)) + column * 8;
-      if (m < own_token0 || m >= p.m || n >= p.n) continue;
-      const uint32_t from = staging + i * 1024 + token * 128 + ((column ^ token) << 4);
-      T* out = static_cast<T*>(p.out) + m * p.ld_out + n;
-      if (n + 8 <= p.n)
-        *reinterpret_cast<uint4*>(out) = ptx::load_shared_128(from);
-      else
-        for (int j = 0; j < p.n - n; ++j)
-          reinterpret_cast<uint16_t*>(out)[j] = static_cast<uint16_t>(ptx::load_shared_16(from + 2 * j));
+    for (int e0 = 0; e0 < most * 64; e0 += 128) {
+      const int e = e0 + tid, slot = e / 64, token = e % 64 / 8, column = e % 8;
+      if (slot >= count) continue;
+      const int b = (first + slot) / block_units;
+      const int m = tile_token0 + (first + slot) % block_units * 8 + token, n = first_feature(n_tile, b) + column * 8;
+      if (m >= own_token0)
+        store_eight(ptx::load_shared_128(staging + slot * 1024 + token * 128 + ((column ^ token) << 4)), m, n);
     }
   }
 
@@ -602,7 +627,6 @@ template <GemmConfig C, class T> struct GemmConsumer {
       }
       more = walk.next(segment, place.k_part);
     }
-    if (tid == 0) ptx::bulk_wait_read<0>();  // shared memory lives until the stores have read it
   }
 
  private:
@@ -613,11 +637,9 @@ template <GemmConfig C, class T> struct GemmConsumer {
     return reinterpret_cast<float4*>(p.workspace + p.partial_sums) +
            static_cast<int64_t>(flag(cta)) * (blocks * acc_count / 4 * 128) + tid;
   }
-  __device__ __forceinline__ int feature_of(int n_tile, int source_warpgroup, int b) const {
-    return (((n_tile * tile.multicast + place.share) * row_warpgroups + source_warpgroup) * blocks + b) *
-           layout::kBlockN;
+  __device__ __forceinline__ int first_feature(int n_tile, int b) const {
+    return (((n_tile * tile.multicast + place.share) * row_warpgroups + row_warpgroup) * blocks + b) * layout::kBlockN;
   }
-  __device__ __forceinline__ int first_feature(int n_tile, int b) const { return feature_of(n_tile, row_warpgroup, b); }
 
   __device__ __forceinline__ static uint64_t descriptor(uint32_t low, uint32_t high) {
     uint64_t d;
@@ -651,8 +673,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
 
 template <GemmConfig C>
 requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.threads(), C.tile.ctas_per_sm)
-    gemm_sm90(const __grid_constant__ CUtensorMap act_map, const __grid_constant__ CUtensorMap out_map,
-              const __grid_constant__ GemmParams params) {
+    gemm_sm90(const __grid_constant__ CUtensorMap act_map, const __grid_constant__ GemmParams params) {
   using T = std::conditional_t<C.format.act == DType::kBf16, __nv_bfloat16, __half>;
   using Shape = GemmShape<C>;
   extern __shared__ __align__(1024) uint8_t dynamic_smem[];
@@ -667,11 +688,10 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.thr
     }
     if constexpr (C.tile.split_k > 1) {
       ptx::barrier_init(ptx::smem_address(&smem.sums_full), 1);
-      ptx::barrier_expect(ptx::smem_address(&smem.sums_full), Shape::slices * Shape::owned_blocks * 2048);
+      ptx::barrier_expect(ptx::smem_address(&smem.sums_full), Shape::sums_bytes(ClusterPlace<C>().k_part));
     }
     ptx::fence_barrier_init();
     ptx::prefetch_tensor_map(&act_map);
-    ptx::prefetch_tensor_map(&out_map);
   }
   if (params.trigger == kTriggerAtStart) ptx::let_successor_launch();
   __syncthreads();
@@ -700,8 +720,7 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.thr
     }
   } else {
     ptx::registers_increase<Shape::math_registers>();
-    GemmConsumer<C, T>{&out_map, params, smem, {}, warpgroup, warp % 4, lane, static_cast<int>(threadIdx.x % 128)}
-        .run();
+    GemmConsumer<C, T>{params, smem, {}, warpgroup, warp % 4, lane, static_cast<int>(threadIdx.x % 128)}.run();
     __syncwarp();
   }
   // No CTA leaves while another may still signal its shared memory; with split_k each has waited for all it is sent.

@@ -61,21 +61,13 @@ __device__ __forceinline__ void tensor_load_2d_multicast(uint32_t smem, const CU
       : "memory");
 }
 
-// Parts of the box outside the tensor are not written.
-__device__ __forceinline__ void tensor_store_2d(const CUtensorMap* map, uint32_t smem, int c0, int c1) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(smem),
-               "r"(c0), "r"(c1)
-               : "memory");
+__device__ __forceinline__ void tensor_load_3d_multicast(uint32_t smem, const CUtensorMap* map, uint32_t barrier,
+                                                         int c0, int c1, int c2, uint16_t cta_mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, "
+      "%4, %5}], [%2], %6;" ::"r"(smem),
+      "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "h"(cta_mask)
+      : "memory");
 }
-
-__device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-
-// Waits until at most `pending` of this thread's groups still read their source.
-template <int pending> __device__ __forceinline__ void bulk_wait_read() {
-  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
-}
-
-// Generic writes to shared memory before it are seen by asynchronous reads after it.
-__device__ __forceinline__ void fence_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 }  // namespace nybble::ptx
