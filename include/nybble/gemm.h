@@ -37,7 +37,7 @@ class Plan {
  public:
   const Problem& problem() const { return problem_; }
   const Device& device() const { return device_; }
-  const std::string& kernel() const;  // its name, e.g. "sm90_gemm_bf16_g128_t128x256x128_s4_c2k1_o1"
+  const std::string& kernel() const;  // its name, e.g. "sm90_gemm_bf16_g128_t256x128x128_s3_c2k1_o1"
   Numerics numerics() const;          // which sum that kernel computes
   size_t workspace_bytes() const { return workspace_bytes_; }
   const std::string& why() const { return why_; }  // one line: why this kernel

@@ -54,17 +54,16 @@ inline std::string kernel_name(const GemmConfig& config) {
   name += "_c" + std::to_string(tile.multicast) + "k" + std::to_string(tile.split_k);
   if (tile.k_warpgroups > 1) name += "w" + std::to_string(tile.k_warpgroups);
   name += "_o" + std::to_string(tile.ctas_per_sm);
-
   return name;
 }
 
 // Registers per thread of the math warpgroups and of the producer's (setmaxnreg); together they fit the register file.
 constexpr int math_registers(const GemmTile& tile) {
-  if (tile.ctas_per_sm == 2) return tile.warpgroups == 1 ? 168 : 104;
+  if (tile.ctas_per_sm == 2) return tile.warpgroups == 1 ? 168 : tile.tile_m < 64 ? 96 : 104;
   return tile.warpgroups == 1 ? 240 : tile.warpgroups == 2 ? 232 : tile.warpgroups == 3 ? 152 : 104;
 }
 constexpr int producer_registers(const GemmTile& tile) {
-  if (tile.ctas_per_sm == 2) return tile.warpgroups == 1 ? 64 : 32;
+  if (tile.ctas_per_sm == 2) return tile.warpgroups == 1 ? 64 : tile.tile_m < 64 ? 40 : 32;
   return tile.warpgroups == 1 ? 80 : tile.warpgroups == 2 ? 40 : tile.warpgroups == 3 ? 56 : 64;
 }
 

@@ -13,7 +13,7 @@ namespace nybble::kernels {
 // What decides from some 100 tokens on is how well a tile's tokens and output features divide the layer among the SMs,
 // so there is a tile for nearly every multiple of 16 tokens (docs/decisions/0012); below, what a launch costs besides:
 // parts of k in a cluster, rings of which two fit an SM (0013). Of 81 measured on H200s (2026-11-30, 24 shapes x m = 12
-// .. 1024, bf16 in groups of 128) these hold the best time within 0.1 % (geometric mean; 7 % at most).
+// .. 1024, bf16 in groups of 128) these hold the best time within 0.03 % (geometric mean; 2 % at most).
 inline constexpr GemmTile kGemmTiles[] = {
 #if defined(NYBBLE_DEV_TILES)
     {.tile_m = 128, .warpgroups = 2, .row_blocks = 1, .stages = 5, .multicast = 2},
@@ -45,12 +45,14 @@ inline constexpr GemmTile kGemmTiles[] = {
     {.tile_m = 48, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .multicast = 2},
     {.tile_m = 48, .warpgroups = 4, .stages = 6, .stages_per_barrier = 2, .multicast = 2},
     {.tile_m = 64, .warpgroups = 1, .stages = 5, .split_k = 2, .ctas_per_sm = 2},
+    {.tile_m = 64, .warpgroups = 1, .stages = 5, .split_k = 4, .ctas_per_sm = 2},
     {.tile_m = 64, .warpgroups = 2, .stages = 4, .split_k = 2, .ctas_per_sm = 2},
     {.tile_m = 64, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .split_k = 2},
     {.tile_m = 64, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .split_k = 4},
     {.tile_m = 64, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .multicast = 2},
     {.tile_m = 64, .warpgroups = 3, .stages = 6, .stages_per_barrier = 2, .split_k = 2, .batch = 2},
     {.tile_m = 64, .warpgroups = 3, .stages = 6, .stages_per_barrier = 2, .multicast = 2, .batch = 2},
+    {.tile_m = 64, .warpgroups = 4, .stages = 6, .stages_per_barrier = 2, .multicast = 2},
     {.tile_m = 80, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2},
     {.tile_m = 80, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2, .split_k = 2},
     {.tile_m = 80, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2, .split_k = 3},
@@ -66,6 +68,7 @@ inline constexpr GemmTile kGemmTiles[] = {
     {.tile_m = 112, .warpgroups = 2, .stages = 6, .split_k = 2},
     {.tile_m = 112, .warpgroups = 2, .stages = 6, .multicast = 2},
     {.tile_m = 112, .warpgroups = 3, .stages = 5, .multicast = 2, .batch = 2},
+    {.tile_m = 112, .warpgroups = 3, .stages = 5, .split_k = 2, .batch = 2},
     {.tile_m = 128, .warpgroups = 2, .stages = 5, .split_k = 2},
     {.tile_m = 128, .warpgroups = 2, .stages = 5, .multicast = 2},
     {.tile_m = 128, .warpgroups = 3, .stages = 4, .batch = 2},
