@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <map>
 
+#include "base/json_text.h"
 #include "cli/packed_file.h"
+#include "cli/packed_model.h"
 #include "cli/progress.h"
 #include "cli/verbs.h"
 #include "nybble/checkpoint.h"
@@ -14,7 +16,7 @@ namespace {
 constexpr char kExample[] =
     "Example:\n"
     "  nybble inspect models/llama-w4\n"
-    "Takes a model folder, a .safetensors or .gguf file or a packed weight of nybble. Everything in it is read and\n"
+    "Takes a model folder, a .safetensors or .gguf file, or a packed weight or model of nybble. All of it is read and\n"
     "checked: values that steer indexing, NaN and infinite scales. Exit code 1 says that something in it is broken.";
 
 struct Options {
@@ -41,18 +43,28 @@ Json json_of(const LayerInfo& layer) {
   return json;
 }
 
+struct Row {
+  std::string name, shape, form, file;
+};
+
+std::vector<Row> rows_of(const std::vector<LayerInfo>& layers) {
+  std::vector<Row> rows;
+  for (const LayerInfo& layer : layers)
+    rows.push_back({layer.name, fmt::format("{} x {}", layer.n, layer.k), form_of(layer), layer.file});
+  return rows;
+}
+
 // Every layer, or one row for all layers that look alike.
-std::string table_of(const std::vector<LayerInfo>& layers, bool list) {
+std::string table_of(const std::vector<Row>& rows, bool list) {
   if (list) {
     Table table({"layer", "n x k", "form", "file"}, {0, 2, 3});
-    for (const LayerInfo& layer : layers)
-      table.add({layer.name, fmt::format("{} x {}", layer.n, layer.k), form_of(layer), layer.file});
+    for (const Row& row : rows) table.add({row.name, row.shape, row.form, row.file});
     return table.text();
   }
   std::map<std::pair<std::string, std::string>, std::pair<int, std::string>> alike;  // (shape, form): count, first name
-  for (const LayerInfo& layer : layers) {
-    auto& [count, first] = alike[{fmt::format("{} x {}", layer.n, layer.k), form_of(layer)}];
-    if (count++ == 0) first = layer.name;
+  for (const Row& row : rows) {
+    auto& [count, first] = alike[{row.shape, row.form}];
+    if (count++ == 0) first = row.name;
   }
   Table table({"layers", "n x k", "form", "the first is"}, {2, 3});
   for (const auto& [key, value] : alike) table.add({std::to_string(value.first), key.first, key.second, value.second});
@@ -60,12 +72,8 @@ std::string table_of(const std::vector<LayerInfo>& layers, bool list) {
 }
 
 int inspect_packed(const Options& options, const Output& output) {
-  const Result<PackedWeight> packed = load_packed(options.path);  // checks magic, version, sizes and checksum
+  const Result<PackedWeight> packed = load_sound_packed(options.path);
   if (!packed) return output.fail(packed.error(), exit_for_check(packed.error()));
-  const Result<QuantizedWeight> weight = unpack(*packed);
-  if (!weight) return output.fail(weight.error(), exit_for_check(weight.error()));
-  if (const Result<void> valid = validate(*weight); !valid)
-    return output.fail(valid.error(), exit_for_check(valid.error()));
   const WeightFormat format = packed->format();
   output.text("{}: a packed weight of nybble, layout version {}\n{} x {}, int4 {}, {}\nchecked: sound\n", options.path,
               packed->layout_version(), packed->n(), packed->k(), to_string(format),
@@ -84,13 +92,63 @@ int inspect_packed(const Options& options, const Output& output) {
                        kOk);
 }
 
+// The packed layers, and the plain model beside them.
+int inspect_packed_model(const Options& options, const Output& output) {
+  const Result<PackedManifest> manifest = read_packed_manifest(options.path);
+  if (!manifest) return output.fail(manifest.error(), exit_for_check(manifest.error()));
+  std::vector<Row> rows;
+  Json document = {{"ok", false},
+                   {"path", options.path},
+                   {"format", "nybble-packed-model"},
+                   {"converted_from", manifest->converted_from},
+                   {"layers", Json::array()}};
+  uint64_t bytes = 0;
+  for (const PackedLayer& layer : manifest->layers) {
+    rows.push_back({layer.name, fmt::format("{} x {}", layer.n, layer.k), "int4 " + layer.format, layer.file});
+    document["layers"].push_back({{"name", layer.name},
+                                  {"n", layer.n},
+                                  {"k", layer.k},
+                                  {"format", layer.format},
+                                  {"file", layer.file},
+                                  {"bytes", layer.bytes}});
+    bytes += layer.bytes;
+  }
+  output.text("{}: a model of {} packed weights of nybble, {}, made from {}\n\n{}", options.path, rows.size(),
+              human_bytes(static_cast<double>(bytes)), base::printable(manifest->converted_from),
+              table_of(rows, options.list));
+  std::fflush(stdout);  // what it holds stands before the verdict, whoever reads both streams
+  const Result<void> checked = [&]() -> Result<void> {
+    Progress progress("checking");
+    const auto advance = progress.callback();
+    uint64_t done = 0;
+    for (const PackedLayer& layer : manifest->layers) {
+      if (Result<void> sound = check_packed_layer(options.path, layer); !sound) return sound;
+      advance(static_cast<int64_t>(done += layer.bytes), static_cast<int64_t>(bytes));
+    }
+    if (manifest->rest.empty()) return {};
+    const Result<std::unique_ptr<Checkpoint>> rest = open_checkpoint(options.path + '/' + manifest->rest);
+    if (!rest) return rest.error();
+    return (*rest)->check({});
+  }();
+  if (!checked) {
+    fmt::print(stderr, "nybble: {}\n", checked.error().message);
+    document["error"] = {{"code", error_code_name(checked.error().code)}, {"message", checked.error().message}};
+    return output.finish(document, exit_for_check(checked.error()));
+  }
+  document["ok"] = true;
+  output.text("\nchecked: all {} packed layers are sound{}\n", rows.size(),
+              manifest->rest.empty() ? "" : ", and the rest of the model beside them");
+  return output.finish(document, kOk);
+}
+
 int run(const Options& options, const Output& output) {
   if (is_packed_file(options.path)) return inspect_packed(options, output);
+  if (is_packed_model(options.path)) return inspect_packed_model(options, output);
   const Result<std::unique_ptr<Checkpoint>> opened = open_checkpoint(options.path);
   if (!opened) return output.fail(opened.error(), exit_for_check(opened.error()));
   const Checkpoint& checkpoint = **opened;
   output.text("{}: {}\n{}\n\n{}", options.path, checkpoint.format(), checkpoint.convention(),
-              table_of(checkpoint.layers(), options.list));
+              table_of(rows_of(checkpoint.layers()), options.list));
   const auto tables = std::count_if(checkpoint.layers().begin(), checkpoint.layers().end(), [](const LayerInfo& layer) {
     return layer.quantized && layer.format.zero_kind == ZeroKind::kTable;
   });
@@ -123,7 +181,8 @@ int run(const Options& options, const Output& output) {
 
 Run add_inspect(CLI::App& app, Output& output) {
   auto options = std::make_shared<Options>();
-  app.add_option("path", options->path, "A model folder, a .safetensors or .gguf file or a packed weight")->required();
+  app.add_option("path", options->path, "A model folder, a .safetensors or .gguf file or what nybble packed")
+      ->required();
   app.add_flag("--list", options->list, "One row for each layer");
   output.add_json_flag(app);
   app.footer(kExample);

@@ -4,6 +4,7 @@
 #include <cctype>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <set>
 
 #include "base/error.h"
@@ -11,12 +12,14 @@
 #include "base/json_text.h"
 #include "base/name_pattern.h"
 #include "cli/output.h"
+#include "cli/packed_file.h"
 #include "nybble/pack.h"
 
 namespace nybble::cli {
 namespace {
 
-constexpr char kManifest[] = "manifest.json";
+constexpr char kManifest[] = "manifest.json", kFormat[] = "nybble packed model", kRest[] = "model",
+               kLayers[] = "layers/";
 
 // The model without the layers that are packed.
 class Rest final : public Checkpoint {
@@ -54,7 +57,7 @@ std::string file_name(size_t number, const std::string& layer) {
   std::string safe = layer.substr(0, kMaxNameBytes);
   for (char& c : safe)
     if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '.' && c != '_' && c != '-') c = '_';
-  return fmt::format("layers/{:05}-{}.nybble", number, safe);
+  return fmt::format("{}{:05}-{}.nybble", kLayers, number, safe);
 }
 
 Result<std::vector<LayerInfo>> choose(const Checkpoint& model, const ConvertOptions& options) {
@@ -163,7 +166,7 @@ class PackedWriter {
 
   bool has_rest() const { return !rest_->layers().empty() || !rest_->other_tensors().empty(); }
   checkpoint::ModelJob rest_job() const {
-    return {{rest_.get(), job_.source.files, job_.source.what + "; without packed layers"}, job_.out + "/model"};
+    return {{rest_.get(), job_.source.files, job_.source.what + "; without packed layers"}, job_.out + '/' + kRest};
   }
   Result<void> begin_folder() const { return begin(*folder_); }
 
@@ -189,8 +192,8 @@ class PackedWriter {
       written.bytes_out += packed->size_bytes();
       advance(static_cast<int64_t>(packed->size_bytes()));
     }
-    const Json manifest = {{"format", "nybble packed model"},
-                           {"model", has_rest() ? Json("model") : Json()},
+    const Json manifest = {{"format", kFormat},
+                           {"model", has_rest() ? Json(kRest) : Json()},
                            {"converted_from", model_.format()},
                            {"layers", list}};
     if (Result<void> done = base::write_file(job_.out + '/' + kManifest, manifest.dump(2) + "\n"); !done)
@@ -209,7 +212,74 @@ class PackedWriter {
   int64_t total_ = 0;
 };
 
+// One row of the manifest, or nothing where it is none.
+std::optional<PackedLayer> layer_from(const nlohmann::json& row) {
+  const auto is_count = [&](const char* key) {
+    const auto found = row.find(key);
+    return found != row.end() && found->is_number_integer() && *found >= 0 && *found <= base::kMaxExactInteger;
+  };
+  const auto is_text = [&](const char* key) { return row.contains(key) && row[key].is_string(); };
+  if (!row.is_object() || !is_text("name") || !is_text("file") || !is_text("format") || !is_count("n") ||
+      !is_count("k") || !is_count("bytes"))
+    return std::nullopt;
+  PackedLayer layer{row["name"], row["file"], row["n"], row["k"], row["format"], row["bytes"]};
+  const std::string_view file = layer.file;
+  if (!file.starts_with(kLayers) || file.substr(sizeof kLayers - 1).find('/') != file.npos ||
+      base::has_control_character(file))
+    return std::nullopt;
+  return layer;
+}
+
+Result<std::string> manifest_text(const std::string& path) {
+  constexpr uint64_t kMaxBytes = 64 << 20;
+  const Result<base::File> file = base::File::open(path + '/' + kManifest);
+  if (!file) return file.error();
+  return base::read_file(*file, kMaxBytes);
+}
+
 }  // namespace
+
+bool is_packed_model(const std::string& path) {
+  const Result<std::string> text = manifest_text(path);
+  return text && std::string_view(*text).substr(0, 200).find(fmt::format("\"{}\"", kFormat)) != std::string_view::npos;
+}
+
+Result<PackedManifest> read_packed_manifest(const std::string& path) {
+  const std::string what = path + '/' + kManifest;
+  const Result<std::string> text = manifest_text(path);
+  if (!text) return text.error();
+  const Result<nlohmann::json> json = base::parse_json(*text, what, {});
+  if (!json) return json.error();
+  const auto member = [&](const char* key) {
+    return json->is_object() && json->contains(key) ? (*json)[key] : nlohmann::json();
+  };
+  const nlohmann::json format = member("format"), rest = member("model"), from = member("converted_from"),
+                       layers = member("layers");
+  if (format != kFormat || !(rest.is_null() || rest == kRest) || !from.is_string() || !layers.is_array())
+    return invalid_data(
+        "{}: is no manifest of a packed model: format, model, converted_from or layers is missing or wrong", what);
+  PackedManifest manifest{from, rest.is_null() ? "" : kRest, {}};
+  for (const nlohmann::json& row : layers) {
+    std::optional<PackedLayer> layer = layer_from(row);
+    if (!layer)
+      return invalid_data("{}: layer {} has no name, file below {}, n, k, format or bytes", what,
+                          manifest.layers.size(), kLayers);
+    manifest.layers.push_back(std::move(*layer));
+  }
+  return manifest;
+}
+
+Result<void> check_packed_layer(const std::string& path, const PackedLayer& layer) {
+  const std::string file = path + '/' + layer.file;
+  const Result<PackedWeight> packed = load_sound_packed(file);
+  if (!packed) return packed.error();
+  if (packed->n() != layer.n || packed->k() != layer.k || to_string(packed->format()) != layer.format ||
+      packed->size_bytes() != layer.bytes)
+    return invalid_data("{}: is {} x {}, {}, {} bytes; {} says {} x {}, {}, {} bytes", file, packed->n(), packed->k(),
+                        to_string(packed->format()), packed->size_bytes(), kManifest, layer.n, layer.k,
+                        base::printable(layer.format), layer.bytes);
+  return {};
+}
 
 Result<std::vector<PackedModel>> write_packed_models(const std::vector<checkpoint::ModelJob>& jobs,
                                                      const ConvertOptions& options,

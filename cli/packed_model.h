@@ -20,6 +20,29 @@ struct PackedModel {
   uint64_t bytes_out = 0;           // of the packed files
 };
 
+struct PackedLayer {
+  std::string name, file;  // the file below the model's folder
+  int64_t n = 0, k = 0;
+  std::string format;  // to_string() of its WeightFormat
+  uint64_t bytes = 0;
+};
+
+// What manifest.json says.
+struct PackedManifest {
+  std::string converted_from;
+  std::string rest;  // the folder of what is not packed, below the model's; empty: there is none
+  std::vector<PackedLayer> layers;
+};
+
+// True for a folder whose manifest.json calls itself one of a packed model.
+bool is_packed_model(const std::string& path);
+
+// Files are named by nothing that leads out of the folder.
+Result<PackedManifest> read_packed_manifest(const std::string& path);
+
+// Whether the layer's file is sound and holds what the manifest says.
+Result<void> check_packed_layer(const std::string& path, const PackedLayer& layer);
+
 // Writes for every job `out`/layers/NUMBER-NAME.nybble for every chosen layer; under `out`/model a plain model folder
 // with all else: biases, norms, embeddings, layers left out (dense), config.json, tokenizer; and last
 // `out`/manifest.json, which names layers and files. Of the options, target and shard_bytes are not looked at. resume

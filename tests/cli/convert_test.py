@@ -69,6 +69,40 @@ class Convert(Case):
         self.assertEqual(self.convert("nybble", "--exclude", "layer.1", "--resume")["kept_layers"], 2)
         self.expect(run("convert", self.model, "--to", "nybble", "--out", self.out), 2, "is not empty")
 
+    def test_packed_models_are_inspected(self):
+        self.convert("nybble", "--exclude", "layer.1")
+        found = self.expect(run("inspect", self.out, "--json"), 0).json
+        self.assertEqual((found["ok"], found["format"]), (True, "nybble-packed-model"))
+        self.assertEqual({layer["name"]: (layer["n"], layer["k"]) for layer in found["layers"]},
+                         {name: LAYERS[name] for name in ("encoder.layer.0.dense", "encoder.layer.0.query")})
+        text = self.expect(run("inspect", self.out, "--list"), 0).out
+        for word in ("a model of 2 packed weights", "layers/00000-", "all 2 packed layers are sound, and the rest"):
+            self.assertIn(word, text)
+
+        manifest = self.out / "manifest.json"
+        whole = manifest.read_text()
+        first, second = (self.out / layer["file"] for layer in json.loads(whole)["layers"])
+        packed = first.read_bytes()
+        first.write_bytes(packed[:-1] + bytes([packed[-1] ^ 1]))
+        done = self.expect(run("inspect", self.out, "--json"), 1, first.name)
+        self.assertFalse(done.json["ok"])
+        first.write_bytes(second.read_bytes())
+        self.expect(run("inspect", self.out), 1, "manifest.json says")
+        first.unlink()
+        self.expect(run("inspect", self.out), 3, first.name)
+        first.write_bytes(packed)
+        for broken, word in ((whole.replace('"layers/00000', '"layers/../00000'), "layer 0 has no name, file below layers/"),
+                             (whole.replace('"n":', '"rows":', 1), "layer 0 has no name"),
+                             (whole.replace('"model": "model"', '"model": "/"'), "is no manifest of a packed model"),
+                             (whole[:-4], "manifest.json")):
+            self.assertNotEqual(broken, whole)
+            manifest.write_text(broken)
+            self.expect(run("inspect", self.out), 1, word)
+        manifest.write_text(whole)
+        rest = next((self.out / "model").glob("*.safetensors"))
+        rest.write_bytes(rest.read_bytes()[:-1])
+        self.expect(run("inspect", self.out), 1, rest.name)
+
     def test_a_refusal_leaves_the_packed_model_as_it_was(self):
         self.convert("nybble", "--exclude", "layer.1")
         (self.out / "model" / "foreign.safetensors").write_bytes(b"")
