@@ -71,6 +71,18 @@ std::string table_of(const std::vector<Row>& rows, bool list) {
   return table.text();
 }
 
+// The verdict on what was shown; `sound` says what is.
+int finish(const Output& output, Json& document, const Result<void>& checked, const std::string& sound) {
+  document["ok"] = checked.ok();
+  if (checked) {
+    output.text("\nchecked: {}\n", sound);
+    return output.finish(document, kOk);
+  }
+  fmt::print(stderr, "nybble: {}\n", checked.error().message);
+  document["error"] = {{"code", error_code_name(checked.error().code)}, {"message", checked.error().message}};
+  return output.finish(document, exit_for_check(checked.error()));
+}
+
 int inspect_packed(const Options& options, const Output& output) {
   const Result<PackedWeight> packed = load_sound_packed(options.path);
   if (!packed) return output.fail(packed.error(), exit_for_check(packed.error()));
@@ -130,15 +142,9 @@ int inspect_packed_model(const Options& options, const Output& output) {
     if (!rest) return rest.error();
     return (*rest)->check({});
   }();
-  if (!checked) {
-    fmt::print(stderr, "nybble: {}\n", checked.error().message);
-    document["error"] = {{"code", error_code_name(checked.error().code)}, {"message", checked.error().message}};
-    return output.finish(document, exit_for_check(checked.error()));
-  }
-  document["ok"] = true;
-  output.text("\nchecked: all {} packed layers are sound{}\n", rows.size(),
-              manifest->rest.empty() ? "" : ", and the rest of the model beside them");
-  return output.finish(document, kOk);
+  return finish(output, document, checked,
+                fmt::format("all {} packed layers are sound{}", rows.size(),
+                            manifest->rest.empty() ? "" : ", and the rest of the model beside them"));
 }
 
 int run(const Options& options, const Output& output) {
@@ -168,13 +174,7 @@ int run(const Options& options, const Output& output) {
                    {"warnings", checkpoint.warnings()},
                    {"layers", Json::array()}};
   for (const LayerInfo& layer : checkpoint.layers()) document["layers"].push_back(json_of(layer));
-  if (!checked) {
-    fmt::print(stderr, "nybble: {}\n", checked.error().message);
-    document["error"] = {{"code", error_code_name(checked.error().code)}, {"message", checked.error().message}};
-    return output.finish(document, exit_for_check(checked.error()));
-  }
-  output.text("\nchecked: all {} layers are sound\n", checkpoint.layers().size());
-  return output.finish(document, kOk);
+  return finish(output, document, checked, fmt::format("all {} layers are sound", checkpoint.layers().size()));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <optional>
 #include <set>
+#include <span>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -230,23 +231,22 @@ std::optional<PackedLayer> layer_from(const nlohmann::json& row) {
   return layer;
 }
 
-Result<std::string> manifest_text(const std::string& path) {
-  constexpr uint64_t kMaxBytes = 64 << 20;
-  const Result<base::File> file = base::File::open(path + '/' + kManifest);
-  if (!file) return file.error();
-  return base::read_file(*file, kMaxBytes);
-}
-
 }  // namespace
 
 bool is_packed_model(const std::string& path) {
-  const Result<std::string> text = manifest_text(path);
-  return text && std::string_view(*text).substr(0, 200).find(fmt::format("\"{}\"", kFormat)) != std::string_view::npos;
+  const Result<base::File> file = base::File::open(path + '/' + kManifest);
+  if (!file) return false;
+  std::string begin(std::min<uint64_t>(file->size(), 200), '\0');
+  return file->read_at(0, std::as_writable_bytes(std::span(begin))) &&
+         begin.find(fmt::format("\"{}\"", kFormat)) != begin.npos;
 }
 
 Result<PackedManifest> read_packed_manifest(const std::string& path) {
+  constexpr uint64_t kMaxBytes = 64 << 20;
   const std::string what = path + '/' + kManifest;
-  const Result<std::string> text = manifest_text(path);
+  const Result<base::File> file = base::File::open(what);
+  if (!file) return file.error();
+  const Result<std::string> text = base::read_file(*file, kMaxBytes);
   if (!text) return text.error();
   const Result<nlohmann::json> json = base::parse_json(*text, what, {});
   if (!json) return json.error();
