@@ -201,15 +201,17 @@ template <GemmConfig C> struct GemmProducer {
     ptx::barrier_expect(full, (has_weights() ? count * row_blocks * Shape::block_bytes : 0) +
                                   (has_act() ? group * Shape::act_bytes : 0));
     if (!has_weights()) return;
-    const int first = (n_tile * tile.multicast + place.share) * Shape::row_blocks;
 #pragma unroll
-    for (int i = 0; i < row_blocks; ++i) {
-      const int j = index * row_blocks + i;
-      const int64_t block = static_cast<int64_t>(min(first + j, p.n_blocks - 1)) * p.k_blocks + k;
-      ptx::bulk_load(ptx::smem_address(smem.weight[slot][j]),
-                     p.weight + layout::kHeaderBytes + block * Shape::block_bytes, count * Shape::block_bytes, full,
-                     policy);
-    }
+    for (int i = 0; i < row_blocks; ++i)
+      ptx::bulk_load(ptx::smem_address(smem.weight[slot][index * row_blocks + i]), block_at(n_tile, i, k),
+                     count * Shape::block_bytes, full, policy);
+  }
+
+  // Of the producer's rows of blocks the i-th; past n the last one again.
+  __device__ const uint8_t* block_at(int n_tile, int i, int k) const {
+    const int row = (n_tile * tile.multicast + place.share) * Shape::row_blocks + index * row_blocks + i;
+    const int64_t block = static_cast<int64_t>(min(row, p.n_blocks - 1)) * p.k_blocks + k;
+    return p.weight + layout::kHeaderBytes + block * Shape::block_bytes;
   }
 
   // All of a group, also where the segment ends inside it: one copy, or one for every half of a stage.
@@ -236,11 +238,18 @@ template <GemmConfig C> struct GemmProducer {
         ptx::tensor_load_2d_multicast(to + i * half_bytes, act_map, full, (k * 2 + half0 + i) * 64, token0, mask);
   }
 
-  // What may be read before the kernel before has ended.
+  // What may be read before the kernel before has ended. Where the ring holds nearly all of a segment, the rest goes to
+  // L2: 4096 x 4096 at m = 16 in two parts of k 4.2 instead of 4.6 us; where it holds less, the copies are in the way
+  // of the kernel before (H200, 2026-11-30, docs/decisions/0014).
   __device__ void prefill() {
+    if (!more) return;
+    int k = segment.k_begin;
 #pragma unroll 1
-    for (int slot = 0, k = segment.k_begin; more && slot < Shape::barriers && k < segment.k_end; ++slot, k += group)
+    for (int slot = 0; slot < Shape::barriers && k < segment.k_end; ++slot, k += group)
       load_weight(segment.n_tile, k, slot, min(group, segment.k_end - k));
+    if (const int rest = segment.k_end - k; has_weights() && rest > 0 && 3 * rest <= Shape::barriers * group)
+      for (int i = 0; i < row_blocks; ++i)
+        ptx::bulk_prefetch_to_l2(block_at(segment.n_tile, i, k), rest * Shape::block_bytes);
   }
 
   // After prefill(), and after the other CTAs that get tokens from here have started.

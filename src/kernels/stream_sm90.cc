@@ -56,38 +56,39 @@ std::string why_not(const StreamInstance& instance, const Problem& problem, cons
   return "";
 }
 
-// Modelled microseconds: what an SM does between its predecessor's end and its own, and all bytes at the bandwidth the
-// family reaches; the longer of the two and a part of the other, which it does not hide. Fitted on seven shapes x m =
-// 1, 2, 4, 8, bf16 in groups of 128, on an H200, 2026-11-25: the tile of the lowest estimate took 1.3 % longer than the
-// best one (geometric mean; at most 9.1 %), estimates of tiles near the best are 6 % off (rms).
+// Modelled microseconds: what an SM does between its predecessor's end and its own, and the part of the bytes' time
+// that it does not hide; at least the bytes at the bandwidth of memory. Fitted on the tiles that are left of 16 shapes
+// x m = 1, 2, 4, 6, 8, bf16 in groups of 128, on an H200, 2026-11-30: the tile of the lowest estimate took 1.3 % longer
+// than the best one (geometric mean; at most 12 %), estimates of tiles near the best are 7 % off (rms).
 double estimate_us(const StreamInstance& instance, const Problem& problem, const Device& device) {
-  constexpr double kStart = 0.486;                         // release by the predecessor, first tokens, last reduction
-  constexpr double kEmptyRing = 0.767;                     // more where a CTA cannot start beside its predecessor
-  constexpr double kTokenBytes = 31.2e3;                   // a microsecond and SM, tokens into shared memory
-  constexpr double kStep = 0.156, kStepPerPiece = 0.111;   // a warp's pieces of one block of input features
-  constexpr double kPiece = 0.093;                         // the same where all warps of a sub-core want it
-  constexpr double kGroup = 0.138, kClusterGroup = 0.525;  // reduction and store of a group of output features
-  constexpr double kBoundary = 1.206, kBytes = 5.148e6;    // of a layer that memory limits
-  constexpr double kNotHidden = 0.314;
+  constexpr double kStart = 1.445;                          // release by the predecessor, first tokens, last reduction
+  constexpr double kEmptyRing = 0.579;                      // more where a CTA cannot start beside its predecessor
+  constexpr double kTokenBytes = 54.3e3;                    // a microsecond and SM, tokens into shared memory
+  constexpr double kStep = 0.0897, kStepPerPiece = 0.0342;  // a warp's pieces of one block of input features
+  constexpr double kPiece = 0.0527;                         // the same where all warps of a sub-core want it
+  constexpr double kRefill = 0.0682;                        // more for a block that the ring had no room for
+  constexpr double kGroup = 0.251, kClusterGroup = 0.507;   // reduction and store of a group of output features
+  constexpr double kBytesBeside = 8.18e6;                   // a microsecond, of the bytes' time that is left to see
+  constexpr double kBoundary = 0.494, kBytes = 4.6e6;       // of a layer that memory limits
   const StreamTile& tile = instance.config.tile;
   const Split split = split_of(instance, problem, device);
   const int fitting = (device.max_smem_bytes + kReservedSmem) / (split.smem.bytes + kReservedSmem);
   const int resident = std::min(tile.slots_per_sm, fitting), active = std::min(tile.ctas_per_sm, resident);
   const int rounds = ceil_div(split.clusters * tile.cluster, device.num_sms * active);
-  const int slice = ceil_div(split.k_blocks, tile.cluster);
+  const int slice = ceil_div(split.k_blocks, tile.cluster), steps = ceil_div(slice, tile.k_warps);
   // Several CTAs per SM: one that ends early leaves its place to the next kernel.
   const double groups = tile.ctas_per_sm > 1 ? static_cast<double>(split.groups) / split.clusters
                                              : ceil_div(split.groups, split.clusters);
   const double step =
       std::max(kStep + kStepPerPiece * tile.row_tiles, kPiece * tile.row_tiles * tile.warps() * active / 4);
-  const double group_us = ceil_div(slice, tile.k_warps) * step + kGroup + (tile.cluster > 1 ? kClusterGroup : 0);
+  const double group_us = steps * step + kGroup + (tile.cluster > 1 ? kClusterGroup : 0);
   const double token_bytes = 2.0 * layout::kBlockK * static_cast<double>(problem.m) * slice * active;
-  const double work =
-      kStart + rounds * ((resident > active ? 0 : kEmptyRing) + token_bytes / kTokenBytes + groups * group_us);
+  const double refills = std::max(groups * steps - tile.stages, 0.0);
+  const double work = kStart + rounds * ((resident > active ? 0 : kEmptyRing) + token_bytes / kTokenBytes +
+                                         groups * group_us + refills * kRefill);
   const double bytes = static_cast<double>(ceil_div(problem.n, layout::kBlockN)) * split.k_blocks *
                        instance.config.format.block().block_bytes();
-  const double memory = kBoundary + bytes / kBytes;
-  return std::max(work, memory) + kNotHidden * std::min(work, memory);
+  return std::max(work + bytes / kBytesBeside, kBoundary + bytes / kBytes);
 }
 
 Result<void> launch(const StreamInstance& instance, PreparedDevices& prepared, const Problem& problem,

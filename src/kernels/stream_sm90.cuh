@@ -70,7 +70,8 @@ template <StreamConfig C> struct StreamPlace {
 
   __device__ explicit StreamPlace(const StreamParams& p) {
     constexpr StreamTile tile = C.tile;
-    warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    // Broadcast, so that the compiler knows that what follows from it is the same for the whole warp.
+    warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     row_warp = warp % tile.row_warps, k_warp = warp / tile.row_warps;
     rank = static_cast<int>(blockIdx.x) % tile.cluster;
     const int cluster = static_cast<int>(blockIdx.x) / tile.cluster;
@@ -359,22 +360,24 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.thr
   // Before the wait: weights, addresses, everything that does not depend on the kernel before.
   WeightSource<C> source;
   source.start(p, place);
-  const int filled = p.throttle > 0 ? min(p.throttle, tile.stages) : tile.stages;
+  const int in_ring = min(place.k_blocks * (place.group_end - place.group_begin), tile.stages);
+  const int at_once = p.throttle > 0 ? min(p.throttle, in_ring) : in_ring;
   if (place.lane == 0) {
     for (int s = 0; s < tile.stages; ++s) ptx::barrier_init(ring + s * Shape::slot_bytes + Shape::barrier, 1);
     ptx::fence_barrier_init();
-    for (int s = 0; s < filled && source.left > 0; ++s) source.issue(p, place, ring + s * Shape::slot_bytes);
+    for (int s = 0; s < at_once; ++s) source.issue(p, place, ring + s * Shape::slot_bytes);
   }
   if (threadIdx.x < Shape::zero_line_bytes / 4) ptx::store_shared_32(smem_base + Shape::zero_line + threadIdx.x * 4, 0);
   ptx::let_successor_launch();
   if constexpr (tile.cluster > 1) ptx::cluster_arrive_relaxed();
   __syncthreads();
-  if (place.lane == 0)
-    for (int s = filled; s < tile.stages && source.left > 0; ++s) {
-      ptx::barrier_wait(ring + (s - filled) * Shape::slot_bytes + Shape::barrier, 0);
-      source.issue(p, place, ring + s * Shape::slot_bytes);
-    }
-  __syncwarp();
+  // All lanes wait: where only the one that issues does, the compiler may leave it diverged from the others up to the
+  // end (4096 x 4096 at m = 1 then took 5.2 instead of 3.4 us on an H200, 2026-11-30; docs/decisions/0014).
+  for (int s = at_once; s < in_ring; ++s) {
+    ptx::barrier_wait(ring + (s - at_once) * Shape::slot_bytes + Shape::barrier, 0);
+    if (place.lane == 0) source.issue(p, place, ring + s * Shape::slot_bytes);
+    __syncwarp();
+  }
 
   const ScaleFactors factors(p.weight, ExactCodes<typename Shape::Act>::kUnitExponent);
   WeightConsumer<C> consumer(p, place, smem_base, ring);

@@ -1,4 +1,5 @@
-// Asynchronous bulk copies, with and without a tensor map: PTX ISA, "cp.async.bulk", "cp.async.bulk.tensor".
+// Asynchronous bulk copies, with and without a tensor map: PTX ISA, "cp.async.bulk", "cp.async.bulk.prefetch",
+// "cp.async.bulk.tensor".
 #pragma once
 
 #include <cuda.h>
@@ -26,6 +27,11 @@ __device__ __forceinline__ void bulk_load(uint32_t smem, const void* gmem, uint3
           "r"(smem),
       "l"(gmem), "r"(bytes), "r"(barrier), "l"(policy)
       : "memory");
+}
+
+// bytes and source are multiples of 16; nothing tells when they are there.
+__device__ __forceinline__ void bulk_prefetch_to_l2(const void* gmem, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(gmem), "r"(bytes) : "memory");
 }
 
 // Brings the map to where copies read it: their first use otherwise waits for memory.
