@@ -63,6 +63,7 @@ double estimate_us(const SweepInstance& instance, const Problem& problem, const 
   constexpr double kSharedBytes = 4.5e6, kBytes = 4.34e6;  // a microsecond: beside the next launch's CTA, without it
   constexpr double kWholeRows = 1.4, kSplitRows = 2.5;     // from a launch to the next; rows that CTAs share cost more
   constexpr double kManyParts = 0.6;                       // more where no CTA has a row of its own
+  constexpr double kFewStages = 1.1;                       // more for up to eight stages a CTA (2026-11-30)
   constexpr double kAlone = 5.0, kHidden = 3.4, kHidingBytes = 120e6;  // CTAs that start where none is left
   constexpr double kSharedTokens = 0.011, kTokens = 0.006;             // of the bytes' time, for each token
   const Shares shares(problem, device);
@@ -70,8 +71,9 @@ double estimate_us(const SweepInstance& instance, const Problem& problem, const 
   const double tokens = static_cast<double>(problem.m - 1);
   if (instance.config.tile.slots_per_sm == 1)
     return kAlone - kHidden * std::min(1.0, bytes / kHidingBytes) + bytes / kBytes * (1 + kTokens * tokens);
+  const bool few_stages = shares.blocks <= int64_t{8} * instance.config.tile.blocks_per_stage * shares.shares;
   return (shares.split_rows() ? kSplitRows + (shares.n_blocks < shares.shares ? kManyParts : 0) : kWholeRows) +
-         bytes / kSharedBytes * (1 + kSharedTokens * tokens);
+         (few_stages ? kFewStages : 0) + bytes / kSharedBytes * (1 + kSharedTokens * tokens);
 }
 
 // Kernels that let the next launch start near their end leave a chain of different layers less to overlap than the
