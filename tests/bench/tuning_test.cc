@@ -110,16 +110,23 @@ TEST_F(Tuning, LeavesOutKernelsWhoseEstimatesAreFarOff) {
   const Problem problem = *parse_problem("m4 n4096 k4096 bf16 g128");
   const Candidates all = candidates(problem, Device::h200(), kAll);
   ASSERT_GE(all.kernels.size(), 3u);
-  // Just as far as the second, and not quite so far.
+  const double lowest = all.estimates_us[0];
+  const auto up_to = [&](double us) {
+    const auto end = std::find_if(all.estimates_us.begin(), all.estimates_us.end(), [&](double e) { return e > us; });
+    return std::vector(all.kernels.begin(), all.kernels.begin() + (end - all.estimates_us.begin()));
+  };
+  const std::vector<std::string> nearest = up_to(lowest);  // estimates may be equal
+  ASSERT_LT(nearest.size() + 1, all.kernels.size());
+  // Just as far as the next one, and not quite so far.
+  const double next = all.estimates_us[nearest.size()];
   for (const double share : {1 + 1e-12, 1 - 1e-12}) {
-    const double within = share * all.estimates_us[1] / all.estimates_us[0];
-    const int64_t count = std::count_if(all.estimates_us.begin(), all.estimates_us.end(),
-                                        [&](double us) { return us <= within * all.estimates_us[0]; });
-    EXPECT_THAT(count, testing::AllOf(testing::Ge(1), testing::Lt(static_cast<int64_t>(all.kernels.size()))));
-    EXPECT_EQ(candidates(problem, Device::h200(), {.top = 0, .within = within}).kernels,
-              std::vector(all.kernels.begin(), all.kernels.begin() + count));
+    const double within = share * next / lowest;
+    const std::vector<std::string> expected = up_to(within * lowest);
+    EXPECT_EQ(expected.size() > nearest.size(), share > 1);
+    EXPECT_LT(expected.size(), all.kernels.size());
+    EXPECT_EQ(candidates(problem, Device::h200(), {.top = 0, .within = within}).kernels, expected);
   }
-  EXPECT_THAT(candidates(problem, Device::h200(), {.within = 1}).kernels, ElementsAre(all.kernels[0]));
+  EXPECT_EQ(candidates(problem, Device::h200(), {.within = 1}).kernels, nearest);
 }
 
 TEST_F(Tuning, TriesKernelsOfSuchNamesOnly) {
