@@ -1,6 +1,8 @@
 // nybble quantize: model folder in, 4-bit model folder out.
 #include <chrono>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "cli/options.h"
 #include "cli/progress.h"
@@ -71,7 +73,13 @@ int run(Options options, const Output& output, const CLI::App& verb) {
               human_bytes(static_cast<double>(written->bytes_out)), seconds);
   if (written->kept_shards > 0) output.text("kept {} shards of an earlier run\n", written->kept_shards);
   for (const std::string& file : written->left_out) output.text("not copied: {}\n", file);
-  for (const std::string& warning : method.warnings()) output.text("warning: {}\n", warning);
+  std::vector<std::string> warnings = method.warnings();
+  if (written->kept_shards > 0 && !options.method.statistics.empty())
+    warnings.push_back(fmt::format(
+        "{} shards were kept from an earlier run; what it warned of in their layers, and those layers' output errors, "
+        "are not repeated",
+        written->kept_shards));
+  for (const std::string& warning : warnings) output.text("warning: {}\n", warning);
   return output.finish(
       {{"ok", true},
        {"out", options.out},
@@ -79,7 +87,7 @@ int run(Options options, const Output& output, const CLI::App& verb) {
        {"quantized", written->quantized},
        {"ignored", written->ignored},
        {"left_out", written->left_out},
-       {"warnings", method.warnings()},
+       {"warnings", warnings},
        {"output_errors", method.errors()},
        {"kept_shards", written->kept_shards},
        {"bytes_in", written->bytes_in},

@@ -145,6 +145,10 @@ class Methods(Case):
         self.assertIn("encoder.layer.0.query: 1 of 128 inputs", warnings)
         self.assertIn("encoder.layer.0.dense: the statistics file has mean squares only", warnings)
         self.assertIn("encoder.layer.1.dense: the statistics file lacks this layer", warnings)
+        again = self.quantize("out", "--method", "gptq", "--stats", self.folder / "some", "--resume")
+        self.assertGreater(again["kept_shards"], 0)
+        self.assertEqual(len(again["warnings"]), 1, again["warnings"])
+        self.assertIn(f"{again['kept_shards']} shards were kept from an earlier run", again["warnings"][0])
 
     def test_damping_that_was_raised_is_told(self):
         kinds = {layer: "indefinite" for layer in LAYERS}
