@@ -76,8 +76,8 @@ int run(Options options, const Output& output, const CLI::App& verb) {
   std::vector<std::string> warnings = method.warnings();
   if (written->kept_shards > 0 && !options.method.statistics.empty())
     warnings.push_back(fmt::format(
-        "{} shards were kept from an earlier run; what it warned of in their layers, and those layers' output errors, "
-        "are not repeated",
+        "{} shards were kept from an earlier run; what quantizing their layers gave warnings of, and those layers' "
+        "output errors, are not repeated",
         written->kept_shards));
   for (const std::string& warning : warnings) output.text("warning: {}\n", warning);
   return output.finish(

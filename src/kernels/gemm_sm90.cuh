@@ -39,6 +39,7 @@
 #include "kernels/parts/sum_scale.cuh"
 #include "kernels/ptx/bulk_copy.cuh"
 #include "kernels/ptx/cluster.cuh"
+#include "kernels/ptx/lane.cuh"
 #include "kernels/ptx/mbarrier.cuh"
 #include "kernels/ptx/shared.cuh"
 #include "kernels/ptx/wgmma.cuh"
@@ -688,7 +689,7 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.thr
   extern __shared__ __align__(1024) uint8_t dynamic_smem[];
   auto& smem = *reinterpret_cast<GemmStorage<C>*>(dynamic_smem);
   if (ptx::smem_address(&smem) % 1024 != 0) __trap();
-  const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), warpgroup = warp / 4, lane = threadIdx.x % 32;
+  const int warp = ptx::warp_index(), warpgroup = warp / 4, lane = threadIdx.x % 32;
   const bool producer = warpgroup == C.tile.warpgroups;
   if (producer && warp % 4 == 0 && lane == 0) {
     for (int i = 0; i < Shape::barriers; ++i) {

@@ -22,6 +22,7 @@
 #include "kernels/parts/sum_scale.cuh"
 #include "kernels/ptx/bulk_copy.cuh"
 #include "kernels/ptx/cluster.cuh"
+#include "kernels/ptx/lane.cuh"
 #include "kernels/ptx/mbarrier.cuh"
 #include "kernels/ptx/mma.cuh"
 #include "kernels/ptx/shared.cuh"
@@ -61,7 +62,7 @@ template <SliceConfig C> struct SlicePlace {
 
   __device__ explicit SlicePlace(const SliceParams& p) {
     constexpr SliceTile tile = C.tile;
-    warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    warp = ptx::warp_index(), lane = threadIdx.x % 32;
     rank = static_cast<int>(blockIdx.x) % tile.cluster;
     const int cluster = static_cast<int>(blockIdx.x) / tile.cluster;
     k_begin = p.k_blocks * rank / tile.cluster, k_blocks = p.k_blocks * (rank + 1) / tile.cluster - k_begin;

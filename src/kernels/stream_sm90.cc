@@ -57,7 +57,7 @@ std::string why_not(const StreamInstance& instance, const Problem& problem, cons
 }
 
 // Modelled microseconds: what an SM does between its predecessor's end and its own, and the part of the bytes' time
-// that it does not hide; at least the bytes at the bandwidth of memory. Fitted on the tiles that are left of 16 shapes
+// that it does not hide; at least the bytes at the bandwidth of memory. Fitted on the family's tiles, 16 shapes
 // x m = 1, 2, 4, 6, 8, bf16 in groups of 128, on an H200, 2026-11-30: the tile of the lowest estimate took 1.3 % longer
 // than the best one (geometric mean; at most 12 %), estimates of tiles near the best are 7 % off (rms).
 double estimate_us(const StreamInstance& instance, const Problem& problem, const Device& device) {

@@ -24,6 +24,7 @@
 #include "kernels/ptx/async_copy.cuh"
 #include "kernels/ptx/bulk_copy.cuh"
 #include "kernels/ptx/cluster.cuh"
+#include "kernels/ptx/lane.cuh"
 #include "kernels/ptx/mbarrier.cuh"
 #include "kernels/ptx/mma.cuh"
 #include "kernels/ptx/shared.cuh"
@@ -70,8 +71,7 @@ template <StreamConfig C> struct StreamPlace {
 
   __device__ explicit StreamPlace(const StreamParams& p) {
     constexpr StreamTile tile = C.tile;
-    // Broadcast, so that the compiler knows that what follows from it is the same for the whole warp.
-    warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    warp = ptx::warp_index(), lane = threadIdx.x % 32;
     row_warp = warp % tile.row_warps, k_warp = warp / tile.row_warps;
     rank = static_cast<int>(blockIdx.x) % tile.cluster;
     const int cluster = static_cast<int>(blockIdx.x) / tile.cluster;

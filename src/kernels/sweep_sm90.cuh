@@ -386,7 +386,7 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.threads_
   extern __shared__ __align__(1024) uint8_t smem[];
   auto& barriers = *reinterpret_cast<SweepBarriers*>(smem);
   const SweepPlaces<C> places(p, smem);
-  const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = ptx::lane_id();
+  const int warp = ptx::warp_index(), lane = ptx::lane_id();
   const int place = static_cast<int>(gridDim.x - 1 - blockIdx.x);  // ranges wait for CTAs that were dispatched before
   const bool phantom = place >= p.shares;                          // holds its SM's place and stores nothing
   const int range = phantom ? p.shares - 1 : place;

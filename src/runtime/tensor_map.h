@@ -28,8 +28,7 @@ struct TensorBox {
   friend bool operator==(const TensorBox&, const TensorBox&) = default;
 };
 
-// 128-byte swizzle; reads outside the matrix give zeros. Coordinates are (column, row) or
-// (0, row, column / 64).
+// 128-byte swizzle; reads outside the matrix give zeros. Coordinates are (column, row) or (0, row, column / 64).
 // What launches call: every thread remembers the maps it used last. A map is a function of these arguments alone, also
 // when its address is freed and allocated again, on whichever device.
 Result<CUtensorMap> tensor_map(const MatrixView& matrix, const TensorBox& box);

@@ -1,10 +1,15 @@
-// The lane's number, as a value that the compiler keeps: it reads threadIdx again, at 30 clocks, wherever it is used.
+// Where a thread stands in its CTA.
 #pragma once
 
 #include <cstdint>
 
 namespace nybble::ptx {
 
+// The warp's number, broadcast by a lane: so the compiler knows that what follows from it is the same for the whole
+// warp, and keeps addresses of barriers and copies in uniform registers (docs/decisions/0014).
+__device__ __forceinline__ int warp_index() { return __shfl_sync(~0u, threadIdx.x / 32, 0); }
+
+// The lane's number, as a value that the compiler keeps: it reads threadIdx again, at 30 clocks, wherever it is used.
 __device__ __forceinline__ int lane_id() {
   uint32_t lane;
   asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
