@@ -80,6 +80,7 @@ class GgufCheckpoint final : public Checkpoint {
 
  private:
   const LayerInfo* look_up(std::string_view layer) const;
+  const LayerInfo* layer_of(const GgufTensor& tensor) const;  // null: the tensor is no layer's weight
   bool is_quantized_layer(const GgufTensor& tensor) const;
   Result<const GgufTensor*> find(const std::string& layer, bool quantized) const;
   Result<FloatArray> read_bias(const std::string& layer, int64_t n) const;
@@ -124,9 +125,13 @@ const LayerInfo* GgufCheckpoint::look_up(std::string_view layer) const {
   return at == layers_.end() || at->name != layer ? nullptr : &*at;
 }
 
+const LayerInfo* GgufCheckpoint::layer_of(const GgufTensor& tensor) const {
+  if (!tensor.name.ends_with(kWeight)) return nullptr;
+  return look_up(std::string_view(tensor.name).substr(0, tensor.name.size() - kWeight.size()));
+}
+
 bool GgufCheckpoint::is_quantized_layer(const GgufTensor& tensor) const {
-  if (!tensor.name.ends_with(kWeight)) return false;
-  const LayerInfo* layer = look_up(std::string_view(tensor.name).substr(0, tensor.name.size() - kWeight.size()));
+  const LayerInfo* layer = layer_of(tensor);
   return layer != nullptr && layer->quantized;
 }
 
@@ -281,8 +286,9 @@ Result<void> GgufCheckpoint::check(const std::function<void(int64_t, int64_t)>& 
   int64_t total = 0, done = 0;
   for (const GgufTensor& tensor : file_->tensors()) total += static_cast<int64_t>(tensor.size_bytes);
   for (const GgufTensor& tensor : file_->tensors()) {
-    if (is_quantized_layer(tensor)) {
-      const Result<QuantizedWeight> weight = read_quantized(tensor.name.substr(0, tensor.name.size() - kWeight.size()));
+    const LayerInfo* layer = layer_of(tensor);
+    if (layer != nullptr && layer->quantized) {
+      const Result<QuantizedWeight> weight = read_quantized(layer->name);
       if (!weight) return weight.error();
     } else {
       Result<std::vector<std::byte>> bytes = read_as_written(tensor);
@@ -296,6 +302,8 @@ Result<void> GgufCheckpoint::check(const std::function<void(int64_t, int64_t)>& 
             return invalid_data("{}: element {} of shape {} is {}", file_->where(tensor), i, shape_text(tensor.shape),
                                 values.at(i));
       }
+      if (layer != nullptr)
+        if (const Result<FloatArray> bias = read_bias(layer->name, layer->n); !bias) return bias.error();
     }
     done += static_cast<int64_t>(tensor.size_bytes);
     if (progress) progress(done, total);

@@ -415,6 +415,15 @@ TEST(GgufByHand, NumbersThatAreNoneAreRefused) {
               HasSubstr("'a.bias': has shape [3]; the layer's 2 output features need [2]"));
   checkpoint = opened_with([](Parts& p) { p.tensors[1] = Parts::row("a.bias", {2}, 26, 64); });
   EXPECT_THAT(checkpoint->read_quantized("a").error().message, HasSubstr("is I32; a bias is F32, F16 or BF16"));
+
+  // A layer that is not quantized: check() passed what read_dense() refuses.
+  checkpoint = opened_with([](Parts& p) {
+    p.tensors = {Parts::row("a.weight", {32, 1}, 8, 0), Parts::row("a.bias", {3}, 0, 64)};
+  });
+  const Result<void> checked = checkpoint->check({});
+  ASSERT_FALSE(checked);
+  EXPECT_THAT(checked.error().message, HasSubstr("'a.bias': has shape [3]; the layer's 1 output features need [1]"));
+  EXPECT_EQ(checkpoint->read_dense("a").error().message, checked.error().message);
 }
 
 TEST(GgufByHand, BlocksThatAreNoLayerAreReadAsNumbers) {
