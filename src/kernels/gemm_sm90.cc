@@ -120,25 +120,25 @@ std::string why_not(const GemmRow& row, const Problem& problem, const Device& de
 // others. Whole tiles come in waves, stream-K has none. Clusters fill an SM's slots before the next SM, so CTAs made to
 // share an SM share it in a small grid too, but where the next launch starts late. Fitted on 24 shapes x m = 12 ..
 // 1024, bf16 in groups of 128 (zero points: older figures), on several H200s, 2026-11-30: the row of the lowest
-// estimate takes 1.4 % longer than the best one (geometric mean; 18 of 485 problems more than 10 %, most of them of few
-// tokens); estimates of rows near the best are 3.4 % off (rms).
+// estimate takes 1.2 % longer than the best one (geometric mean; 14 of 496 problems more than 10 %, most of them of
+// less than 65 tokens); estimates of rows near the best are 3.5 % off (rms).
 double estimate_us(const GemmRow& row, const Problem& problem, const Device& device) {
-  constexpr double kStart = 1.929;      // from one CTA on an SM to the next one's first product
-  constexpr double kOverlapped = 0.27;  // of it hidden where the next launch's CTA fits beside this one's
-  constexpr double kTogether = 0.267;   // or where two CTAs of this launch share an SM
-  constexpr double kClock = 1.627;      // cycles a nanosecond; tensor cores take four a token and block
-  constexpr double kIdle = 0.332;       // of a block's time saved, for the part of the SMs that stand idle
+  constexpr double kStart = 2.033;      // from one CTA on an SM to the next one's first product
+  constexpr double kOverlapped = 0.393;  // of it hidden where the next launch's CTA fits beside this one's
+  constexpr double kTogether = 0.274;   // or where two CTAs of this launch share an SM
+  constexpr double kClock = 1.633;      // cycles a nanosecond; tensor cores take four a token and block
+  constexpr double kIdle = 0.337;       // of a block's time saved, for the part of the SMs that stand idle
   // Instruction slots of a block: wgmma's operand of 16-bit weights, two a token, the conversion of the codes.
-  constexpr double kOperandSlots = 34.2, kTokenSlots = 2, kCodeSlots = 151.2, kOtherFormatSlots = 27.3;
+  constexpr double kOperandSlots = 32.7, kTokenSlots = 2, kCodeSlots = 144.3, kOtherFormatSlots = 27.3;
   // Nanoseconds a block of one warpgroup, beside its products; more for each warpgroup that shares the SM.
-  constexpr double kLatency = 116.1, kSharedLatency = 131.4;
-  constexpr double kTokenBytes = 690;  // a nanosecond and SM: what loading tokens adds to a block
-  constexpr double kFarApart = 0.0242;
-  constexpr double kBytes = 3.74e6;  // a microsecond, all SMs, from memory
+  constexpr double kLatency = 119.6, kSharedLatency = 118.6;
+  constexpr double kTokenBytes = 634;  // a nanosecond and SM: what loading tokens adds to a block
+  constexpr double kFarApart = 0.0256;
+  constexpr double kBytes = 4.09e6;  // a microsecond, all SMs, from memory
   // By 10^4 sums of a tile: storing it; sending it through the cluster and finishing it there; handing it over in
   // stream-K.
-  constexpr double kStore = 0.7, kReduction = 0.27, kSendSums = 1.542, kFinishSums = 0.98;
-  constexpr double kFixUp = 3.257, kFixUpSums = 0.553;
+  constexpr double kStore = 0.734, kReduction = 0.217, kSendSums = 1.398, kFinishSums = 1.137;
+  constexpr double kFixUp = 3.292, kFixUpSums = 0.473;
   const GemmTile& tile = row.config.tile;
   const double sms = device.num_sms, tokens = tile.tile_m, rows64 = tile.tile_n() / 64.0;
   const double tiles = static_cast<double>(tile_count(tile, problem)), cluster = tile.cluster();

@@ -320,8 +320,9 @@ template <GemmConfig C, class T> struct GemmConsumer {
                                  warp * block.piece_bytes();
     // Shared-memory matrix descriptor (PTX ISA, "Matrix Descriptor Format"): 128-byte swizzle, 1024 bytes between
     // groups of 8 rows.
-    const uint32_t descriptor_high = (1024u >> 4) | (1u << 30);
+    constexpr uint32_t descriptor_high = (1024u >> 4) | (1u << 30);
     const uint32_t descriptor_low = ((ptx::smem_address(smem.act) & 0x3FFFF) >> 4) | (1u << 16);
+    const uint32_t lane_codes = ptx::keep(lane * 16), lane_scales = ptx::keep(lane / 4 * 4);
     Dequant<T, C.format.zero_point, scale_groups == 0> dequant[blocks];
     if constexpr (scale_groups == 0) {
 #pragma unroll
@@ -329,25 +330,26 @@ template <GemmConfig C, class T> struct GemmConsumer {
     }
     uint32_t a[2][batch * 4];
     const int first = k_warpgroups > 1 ? k_begin + ahead * group : k_begin;
-    int k = first;
+    int k = first, previous = slot;
 #pragma unroll 1
     for (; k < k_end; k += group * k_warpgroups) {
-      // The stage's descriptor in a uniform register: without the reduction ptxas puts two R2UR before every wgmma, and
-      // they wait for each other (28672 x 4096, m = 64 on an H200: 32.4 -> 28.8 us, 2026-11-23, prototype).
-      const uint32_t stage_low = __reduce_max_sync(~0u, descriptor_low + slot * (group * Shape::act_bytes >> 4));
+      // The stage's descriptor in a uniform register: without the reduction ptxas puts two R2UR before every wgmma of
+      // some formats, and they wait for each other (28672 x 4096, m = 64 on an H200: 32.4 -> 28.8 us, 2026-11-23,
+      // prototype). What a wgmma adds to it is a constant, and the sum has 64 bits: then it costs one instruction, and
+      // two more where only the low word is added to and the high one put beside it.
+      const uint64_t act_stage =
+          descriptor(__reduce_max_sync(~0u, descriptor_low + slot * (group * Shape::act_bytes >> 4)), descriptor_high);
       const uint32_t weight = weight_base + slot * (group * Shape::weight_bytes);
-      const int previous = slot >= k_warpgroups ? slot - k_warpgroups : slot + Shape::barriers - k_warpgroups;
       ptx::barrier_wait(ptx::smem_address(&smem.full[slot]), parity);
 #pragma unroll
       for (int u = 0; u < group; ++u) {
         if (u > 0 && k + u >= k_end) break;
         uint4 codes[blocks][2];
-        const uint32_t act_low = stage_low + u * (Shape::act_bytes >> 4);
 #pragma unroll
         for (int b = 0; b < blocks; ++b) {
           const uint32_t piece = weight + (b * group + u) * Shape::block_bytes;
-          codes[b][0] = ptx::load_shared_128(piece + lane * 16);
-          if constexpr (blocks == 1) codes[b][1] = ptx::load_shared_128(piece + layout::kHalfBytes + lane * 16);
+          codes[b][0] = ptx::load_shared_128(piece + lane_codes);
+          if constexpr (blocks == 1) codes[b][1] = ptx::load_shared_128(piece + layout::kHalfBytes + lane_codes);
         }
         int batch_index = 0;
 #pragma unroll
@@ -356,7 +358,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
 #pragma unroll
             for (int b = 0; b < blocks; ++b) {
               const uint32_t piece = weight + (b * group + u) * Shape::block_bytes;
-              if constexpr (blocks > 1) codes[b][1] = ptx::load_shared_128(piece + layout::kHalfBytes + lane * 16);
+              if constexpr (blocks > 1) codes[b][1] = ptx::load_shared_128(piece + layout::kHalfBytes + lane_codes);
             }
           }
 #pragma unroll
@@ -367,16 +369,16 @@ template <GemmConfig C, class T> struct GemmConsumer {
               const int s = step + j;
               if constexpr (scale_groups > 0)
                 if (s % (8 / scale_groups) == 0)
-                  load_scales(dequant[b], weight + (b * group + u) * Shape::block_bytes, s / (8 / scale_groups));
+                  load_scales(dequant[b], weight + (b * group + u) * Shape::block_bytes, lane_scales,
+                              s / (8 / scale_groups));
               dequant[b](fragment + 4 * j, (&codes[b][s / 4].x)[s % 4]);
             }
             ptx::wgmma_fence();
 #pragma unroll
             for (int j = 0; j < batch; ++j) {
               const int s = step + j;
-              const uint32_t low = act_low + (s / 4) * (Shape::act_bytes / 2 >> 4) + (s % 4) * 2;
-              ptx::wgmma<T>(sums[b], fragment + 4 * j, descriptor(low, descriptor_high),
-                            s == 0 && u == 0 ? (k != first) : 1);
+              const uint32_t offset = (2 * u + s / 4) * (Shape::act_bytes / 2 >> 4) + (s % 4) * 2;
+              ptx::wgmma<T>(sums[b], fragment + 4 * j, act_stage + offset, s == 0 && u == 0 ? (k != first) : 1);
             }
             ptx::wgmma_commit();
             ptx::wgmma_wait<1>();
@@ -384,12 +386,13 @@ template <GemmConfig C, class T> struct GemmConsumer {
           }
         }
       }
+      previous = slot;
       slot += k_warpgroups;
       if (slot >= Shape::barriers) slot -= Shape::barriers, parity ^= 1;
     }
     ptx::wgmma_wait<0>();
     if (first < k_end) {
-      release(slot >= k_warpgroups ? slot - k_warpgroups : slot + Shape::barriers - k_warpgroups, true);
+      release(previous, true);
     } else if constexpr (k_warpgroups > 1) {
 #pragma unroll
       for (int i = 0; i < blocks * acc_count; ++i) sums[i / acc_count][i % acc_count] = 0.f;
@@ -588,19 +591,20 @@ template <GemmConfig C, class T> struct GemmConsumer {
     }
   }
 
-  // Adds what the ranges after this one hold of the tile whose first k blocks, up to k_end, are in sums.
+  // Adds what the ranges after this one hold of the tile whose first k blocks, up to k_end, are in sums, in their
+  // order. All of them are awaited side by side: 5120 x 32768 at m = 16 27.8 -> 26.8 us, where ranges share a tile by
+  // three and more (H200, 2026-11-30).
   __device__ __forceinline__ void take(Sums& sums, int k_end) const {
-    const int clusters = static_cast<int>(gridDim.x / Shape::cluster);
-    int cta = static_cast<int>(blockIdx.x), left = Walk<C>::groups(p) - k_end / group;
+    const int clusters = static_cast<int>(gridDim.x / Shape::cluster), cta = static_cast<int>(blockIdx.x);
+    const int range = clusters - 1 - cta / Shape::cluster;
+    int others = 0;
+    for (int left = Walk<C>::groups(p) - k_end / group; left > 0; ++others)
+      left -= Walk<C>::begin_of(p, range + others + 2, clusters) - Walk<C>::begin_of(p, range + others + 1, clusters);
+    for (int other = tid; other < others; other += 128)
+      PartialSums{p.workspace, smem.epoch[row_warpgroup]}.await(flag(cta - (other + 1) * Shape::cluster));
+    sync();
 #pragma unroll 1
-    while (left > 0) {
-      cta -= Shape::cluster;
-      const int range = clusters - 1 - cta / Shape::cluster;
-      left -= Walk<C>::begin_of(p, range + 1, clusters) - Walk<C>::begin_of(p, range, clusters);
-      if (tid == 0) PartialSums{p.workspace, smem.epoch[row_warpgroup]}.await(flag(cta));
-      sync();
-      add_partial_sums(sums, partial_sums(cta));
-    }
+    for (int other = 1; other <= others; ++other) add_partial_sums(sums, partial_sums(cta - other * Shape::cluster));
   }
 
   __device__ void run() {
@@ -657,14 +661,16 @@ template <GemmConfig C, class T> struct GemmConsumer {
     return d;
   }
 
-  template <class D> __device__ __forceinline__ void load_scales(D& dequant, uint32_t piece, int scale_group) {
-    const uint32_t slot_of_row = lane / 4 * 2;
+  // lane_scales: of the lane's two rows among the scales of a group, in bytes.
+  template <class D>
+  __device__ __forceinline__ static void load_scales(D& dequant, uint32_t piece, uint32_t lane_scales,
+                                                     int scale_group) {
     const uint32_t scales =
-        ptx::load_shared_32(piece + layout::kPieceCodeBytes + (scale_group * layout::kPieceN + slot_of_row) * 2);
+        ptx::load_shared_32(piece + layout::kPieceCodeBytes + scale_group * layout::kPieceN * 2 + lane_scales);
     uint32_t zeros = 0;
     if constexpr (C.format.zero_point)
       zeros = ptx::load_shared_16(piece + layout::kPieceCodeBytes + scale_groups * layout::kPieceN * 2 +
-                                  scale_group * layout::kPieceN + slot_of_row);
+                                  scale_group * layout::kPieceN + lane_scales / 2);
     dequant.load(scales, zeros);
   }
 

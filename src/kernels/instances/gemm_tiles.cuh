@@ -33,6 +33,8 @@ inline constexpr GemmTile kGemmTiles[] = {
     {.tile_m = 32, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2, .ctas_per_sm = 2},
     {.tile_m = 32, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2, .split_k = 2, .ctas_per_sm = 2},
     {.tile_m = 32, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2, .split_k = 4, .ctas_per_sm = 2},
+    {.tile_m = 32, .warpgroups = 4, .k_warpgroups = 2, .stages = 12, .stages_per_barrier = 2, .split_k = 2},
+    {.tile_m = 32, .warpgroups = 4, .k_warpgroups = 2, .stages = 10, .multicast = 2},
     {.tile_m = 32, .warpgroups = 4, .k_warpgroups = 4, .stages = 16, .stages_per_barrier = 2, .split_k = 2},
     {.tile_m = 32, .warpgroups = 3, .row_blocks = 2, .stages = 6, .stages_per_barrier = 2, .multicast = 2},
     {.tile_m = 48, .warpgroups = 1, .stages = 6, .stages_per_barrier = 2, .split_k = 2, .ctas_per_sm = 2},

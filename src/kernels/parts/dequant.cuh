@@ -28,19 +28,17 @@ template <bool has_zero_point, bool per_column> struct Dequant<__nv_bfloat16, ha
 
   // scales: stored bf16 of rows r (low half) and r + 8; zeros: their zero points in the low two bytes.
   __device__ __forceinline__ void load(uint32_t scales, uint32_t zeros) {
-    if constexpr (per_column) {
-      scale_low = 0x7F007F00u;   // 2^127
-      scale_high = 0x7D007D00u;  // 2^123
-    } else {
-      scale_low = ptx::repeat_low(scales);
-      scale_high = ptx::mul2<T>(ptx::repeat_high(scales), 0x3D803D80u);  // times 2^-4
-    }
+    if constexpr (per_column) scales = 0x7F007F00u;           // 2^127
+    const uint32_t both = ptx::mul2<T>(scales, 0x3D803F80u);  // times 1 and 2^-4
+    scale_low = ptx::repeat_low(both);
+    scale_high = ptx::repeat_high(both);
     if constexpr (has_zero_point) {
       zero_low = __byte_perm(zeros, 0, 0x4040);
       zero_high = __byte_perm(zeros, 0, 0x4141) << 4;
     } else {
-      zero_low = ptx::mul2<T>(scale_low, 0x80088008u);    // times -8 * 2^-133
-      zero_high = ptx::mul2<T>(scale_high, 0x80808080u);  // times -8 * 2^-129
+      const uint32_t minus_eight = ptx::mul2<T>(scales, 0x80088008u);  // times -8 * 2^-133
+      zero_low = ptx::repeat_low(minus_eight);
+      zero_high = ptx::repeat_high(minus_eight);
     }
   }
 

@@ -16,4 +16,11 @@ __device__ __forceinline__ int lane_id() {
   return static_cast<int>(lane);
 }
 
+// A value that the compiler keeps in its register instead of computing it again, from the thread's number, wherever it
+// is used.
+__device__ __forceinline__ uint32_t keep(uint32_t value) {
+  asm volatile("mov.u32 %0, %0;" : "+r"(value));
+  return value;
+}
+
 }  // namespace nybble::ptx

@@ -56,9 +56,18 @@ template <class T> __device__ __forceinline__ float high_float(uint32_t pair) {
   return __half2float(__ushort_as_half(static_cast<unsigned short>(pair >> 16)));
 }
 
-// Both halves of the result are the low (high) half of v.
-__device__ __forceinline__ uint32_t repeat_low(uint32_t v) { return __byte_perm(v, v, 0x1010); }
-__device__ __forceinline__ uint32_t repeat_high(uint32_t v) { return __byte_perm(v, v, 0x3232); }
+// Both halves of the result are the low (high) half of v. Written as halves, not as a permutation of bytes: arithmetic
+// on pairs then reads the half of v itself, and the result needs neither an instruction nor a register.
+__device__ __forceinline__ uint32_t repeat_low(uint32_t v) {
+  uint32_t d;
+  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\nmov.b32 %0, {low, low};\n}" : "=r"(d) : "r"(v));
+  return d;
+}
+__device__ __forceinline__ uint32_t repeat_high(uint32_t v) {
+  uint32_t d;
+  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\nmov.b32 %0, {high, high};\n}" : "=r"(d) : "r"(v));
+  return d;
+}
 
 // (v & mask) | bits in one instruction.
 __device__ __forceinline__ uint32_t and_or(uint32_t v, uint32_t mask, uint32_t bits) {
