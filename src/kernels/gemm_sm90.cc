@@ -123,11 +123,11 @@ std::string why_not(const GemmRow& row, const Problem& problem, const Device& de
 // estimate takes 1.2 % longer than the best one (geometric mean; 14 of 496 problems more than 10 %, most of them of
 // less than 65 tokens); estimates of rows near the best are 3.5 % off (rms).
 double estimate_us(const GemmRow& row, const Problem& problem, const Device& device) {
-  constexpr double kStart = 2.033;      // from one CTA on an SM to the next one's first product
+  constexpr double kStart = 2.033;       // from one CTA on an SM to the next one's first product
   constexpr double kOverlapped = 0.393;  // of it hidden where the next launch's CTA fits beside this one's
-  constexpr double kTogether = 0.274;   // or where two CTAs of this launch share an SM
-  constexpr double kClock = 1.633;      // cycles a nanosecond; tensor cores take four a token and block
-  constexpr double kIdle = 0.337;       // of a block's time saved, for the part of the SMs that stand idle
+  constexpr double kTogether = 0.274;    // or where two CTAs of this launch share an SM
+  constexpr double kClock = 1.633;       // cycles a nanosecond; tensor cores take four a token and block
+  constexpr double kIdle = 0.337;        // of a block's time saved, for the part of the SMs that stand idle
   // Instruction slots of a block: wgmma's operand of 16-bit weights, two a token, the conversion of the codes.
   constexpr double kOperandSlots = 32.7, kTokenSlots = 2, kCodeSlots = 144.3, kOtherFormatSlots = 27.3;
   // Nanoseconds a block of one warpgroup, beside its products; more for each warpgroup that shares the SM.
