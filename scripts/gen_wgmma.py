@@ -21,6 +21,9 @@ template <int pending> __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
+// Reads of an accumulator stay behind the wait before this.
+__device__ __forceinline__ void keep_behind(float& accumulator) { asm volatile("" : "+f"(accumulator)::"memory"); }
+
 // d[64 x tokens] (+)= a[64 x 16] x b[tokens x 16]^T. a: four registers of 16-bit pairs; b: a shared-memory descriptor
 // of K-major rows; accumulate == 0 ignores what d holds.
 """

@@ -67,6 +67,15 @@ constexpr int producer_registers(const GemmTile& tile) {
   return tile.warpgroups == 1 ? 80 : tile.warpgroups == 2 ? 40 : tile.warpgroups == 3 ? 56 : 64;
 }
 
+// Whether codes minus zero points are multiplied and the fp32 sums of a group scaled (Numerics::kExactWeight), instead
+// of weights rounded once: what costs a multiplication less for each pair of weights, but for symmetric bf16, and one
+// more for each sum and group, so it pays with few tokens.
+constexpr bool exact_weights(const GemmConfig& config) {
+  const GemmFormat& format = config.format;
+  return format.groups == 0 ||
+         ((format.zero_point || format.act == DType::kFp16) && config.tile.tile_m * format.groups <= 32);
+}
+
 // Shared memory a CTA may have so that ctas_per_sm of them share an SM.
 constexpr int smem_limit(int ctas_per_sm) { return ctas_per_sm == 1 ? 232448 : 115712; }
 

@@ -99,7 +99,7 @@ std::string why_not(const GemmRow& row, const Problem& problem, const Device& de
   if (std::string reason = why_not_hopper_format(row.config.format, problem, device); !reason.empty()) return reason;
   if (problem.out_dtype != problem.act_dtype)
     return fmt::format("writes {}; out is {}", dtype_name(problem.act_dtype), dtype_name(problem.out_dtype));
-  if (!problem.weight.scales_in_window && row.config.format.groups > 0)
+  if (!problem.weight.scales_in_window && !exact_weights(row.config))
     return "dequantizes with one rounding only where the scales span few enough powers of two; these span too many";
   if (row.smem_bytes > device.max_smem_bytes)
     return fmt::format("needs {} bytes of shared memory a block; the device allows {}", row.smem_bytes,
@@ -145,16 +145,19 @@ double estimate_us(const GemmRow& row, const Problem& problem, const Device& dev
   const double clusters = static_cast<double>(cluster_count(row, problem, device));
   const double k_blocks = static_cast<double>(ceil_div(problem.k, layout::kBlockK));
   const double block_bytes = row.config.format.block().block_bytes();
-  const bool plain = row.config.format.act == DType::kBf16 && !row.config.format.zero_point, split = tile.split_k > 1;
+  const bool plain =
+      exact_weights(row.config) || (row.config.format.act == DType::kBf16 && !row.config.format.zero_point);
+  const bool split = tile.split_k > 1;
 
-  // Clusters of three and four do not fill every GPC: 112 of 132 SMs with one CTA each, 248 CTAs with two.
+  // Clusters of three and four do not fill every GPC: 112 CTAs where one fits each of 132 SMs, 248 where two do.
+  const auto clustered_place = [&](double ctas_per_sm) { return sms * (ctas_per_sm == 1 ? 112 : 248) / 132; };
   const bool one_each =
       row.half ||
-      (clusters * cluster <= (cluster > 2 ? sms * 112 / 132 : sms) &&
+      (clusters * cluster <= (cluster > 2 ? clustered_place(1) : sms) &&
        ((split && 2 * clusters * cluster > sms) || trigger(row, problem, clusters * cluster, sms) != kTriggerAtStart));
   const double slots = one_each ? 1 : tile.ctas_per_sm;
-  const double place = split && cluster > 2 ? sms * (slots == 1 ? 112 : 248) / 132
-                                            : std::floor(sms * slots / tile.multicast) * tile.multicast;
+  const double place =
+      split && cluster > 2 ? clustered_place(slots) : std::floor(sms * slots / tile.multicast) * tile.multicast;
   const double ctas = tiles * cluster, waves = std::ceil(ctas / place), last = ctas - (waves - 1) * place;
   const double last_slots = cluster > 1 || last > sms ? slots : 1;
 
@@ -236,7 +239,7 @@ Result<void> launch(const GemmRow& row, PreparedDevices& prepared, const Problem
 }
 
 Numerics numerics(const GemmRow& row) {
-  return row.config.format.groups == 0 ? Numerics::kExactWeight : Numerics::kRoundedWeight;
+  return exact_weights(row.config) ? Numerics::kExactWeight : Numerics::kRoundedWeight;
 }
 
 }  // namespace

@@ -2,8 +2,9 @@
 //
 //   Operands   Only wgmma's A may come from registers, so the weight is A: wgmma's M is our n (64 output features a
 //              block), wgmma's N our tokens. Said here once; everywhere else the names are act, weight and out.
-//   Numerics   Groups: kRoundedWeight (parts/dequant.cuh). Per column: kExactWeight, the scale multiplies the fp32
-//              sum.
+//   Numerics   Groups: kRoundedWeight (parts/dequant.cuh), or where exact_weights() says so kExactWeight
+//              (parts/exact_codes.cuh): sums of a group are scaled in fp32. Per column: kExactWeight, the scale
+//              multiplies the fp32 sum.
 //   Roles      The producers, one thread a warp, fill a ring of stages (128 input features each): a thread issues a
 //              copy in about 150 ns, so weights have up to three or four of them and tokens one. Every math warpgroup
 //              dequantizes row_blocks x 64 output features into registers and multiplies them with all tokens of the
@@ -35,7 +36,9 @@
 #include "kernels/gemm_params.h"
 #include "kernels/parts/dequant.cuh"
 #include "kernels/parts/epilogue.cuh"
+#include "kernels/parts/exact_codes.cuh"
 #include "kernels/parts/partial_sums.cuh"
+#include "kernels/parts/scale_factors.cuh"
 #include "kernels/parts/sum_scale.cuh"
 #include "kernels/ptx/bulk_copy.cuh"
 #include "kernels/ptx/cluster.cuh"
@@ -96,7 +99,8 @@ template <GemmConfig C> struct alignas(1024) GemmStorage {  // why_invalid() and
   uint8_t weight[Shape::barriers][Shape::row_blocks][C.tile.stages_per_barrier][Shape::block_bytes];
   uint64_t full[Shape::barriers];
   uint64_t empty[Shape::barriers];
-  float sum_unit;                         // SumScale::read_unit()
+  float sum_unit;                         // SumScale::read_unit(), or ScaleFactors::of_sum
+  float scale_factor;                     // ScaleFactors::of_scale
   uint64_t sums_full;                     // split_k: what the CTAs of the tile send here
   uint64_t epoch[Shape::row_warpgroups];  // of stream-K's partial sums, as the warpgroup read it
   alignas(16) float4 k_sums[Shape::k_sums > 0 ? Shape::k_sums : 1];
@@ -288,13 +292,19 @@ template <GemmConfig C> struct GemmProducer {
 template <GemmConfig C, class T> struct GemmConsumer {
   using Shape = GemmShape<C>;
   static constexpr GemmTile tile = C.tile;
-  static constexpr int group = tile.stages_per_barrier, batch = tile.batch, blocks = tile.row_blocks;
+  static constexpr int group = tile.stages_per_barrier, blocks = tile.row_blocks;
   static constexpr int row_warpgroups = Shape::row_warpgroups, k_warpgroups = tile.k_warpgroups;
   static constexpr int scale_groups = C.format.groups;
   static constexpr layout::BlockShape block = C.format.block();
   static constexpr int acc_count = tile.tile_m / 2;
   using Sums = float[blocks][acc_count];
   using Scale = SumScale<T, scale_groups, C.format.zero_point>;
+  // Sums of a group have accumulators of their own, and multiply its scales.
+  static constexpr bool scaled_sums = scale_groups > 0 && exact_weights(C);
+  static constexpr int batch = scaled_sums && tile.tile_m == 32 && Shape::math_registers <= 104 ? 2 : tile.batch;
+  static constexpr int steps_per_group = scale_groups > 0 ? 8 / scale_groups : 8;
+  static_assert(!scaled_sums || steps_per_group % batch == 0, "a wgmma group belongs to one group of scales");
+  using Codes = std::conditional_t<scaled_sums, ExactCodes<T>, Dequant<T, C.format.zero_point, scale_groups == 0>>;
 
   const GemmParams& p;
   GemmStorage<C>& smem;
@@ -323,10 +333,21 @@ template <GemmConfig C, class T> struct GemmConsumer {
     constexpr uint32_t descriptor_high = (1024u >> 4) | (1u << 30);
     const uint32_t descriptor_low = ((ptx::smem_address(smem.act) & 0x3FFFF) >> 4) | (1u << 16);
     const uint32_t lane_codes = ptx::keep(lane * 16), lane_scales = ptx::keep(lane / 4 * 4);
-    Dequant<T, C.format.zero_point, scale_groups == 0> dequant[blocks];
+    Codes dequant[blocks];
     if constexpr (scale_groups == 0) {
 #pragma unroll
       for (int b = 0; b < blocks; ++b) dequant[b].load(0, column_zero_points(n_tile, b));
+    }
+    GroupSums group_sums[blocks];
+    const float scale_factor = scaled_sums && ptx::is_bf16<T> ? smem.scale_factor : 1.f;
+    if constexpr (scaled_sums) {
+#pragma unroll
+      for (int b = 0; b < blocks; ++b) {
+        group_sums[b].clear();
+#pragma unroll
+        for (int i = 0; i < acc_count; ++i) sums[b][i] = 0.f;
+        if constexpr (!C.format.zero_point) dequant[b].set_symmetric();
+      }
     }
     uint32_t a[2][batch * 4];
     const int first = k_warpgroups > 1 ? k_begin + ahead * group : k_begin;
@@ -345,6 +366,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
       for (int u = 0; u < group; ++u) {
         if (u > 0 && k + u >= k_end) break;
         uint4 codes[blocks][2];
+        uint32_t scales[blocks];
 #pragma unroll
         for (int b = 0; b < blocks; ++b) {
           const uint32_t piece = weight + (b * group + u) * Shape::block_bytes;
@@ -368,17 +390,25 @@ template <GemmConfig C, class T> struct GemmConsumer {
             for (int j = 0; j < batch; ++j) {
               const int s = step + j;
               if constexpr (scale_groups > 0)
-                if (s % (8 / scale_groups) == 0)
-                  load_scales(dequant[b], weight + (b * group + u) * Shape::block_bytes, lane_scales,
-                              s / (8 / scale_groups));
+                if (s % steps_per_group == 0)
+                  scales[b] = load_scales(dequant[b], weight + (b * group + u) * Shape::block_bytes, lane_scales,
+                                          s / steps_per_group);
               dequant[b](fragment + 4 * j, (&codes[b][s / 4].x)[s % 4]);
             }
+            if constexpr (scaled_sums)
+              if (step % steps_per_group == 0) {
+                if (b == 0) add_group_sums(sums, group_sums);
+                group_sums[b].begin(scales[b], scale_factor);
+              }
             ptx::wgmma_fence();
 #pragma unroll
             for (int j = 0; j < batch; ++j) {
               const int s = step + j;
               const uint32_t offset = (2 * u + s / 4) * (Shape::act_bytes / 2 >> 4) + (s % 4) * 2;
-              ptx::wgmma<T>(sums[b], fragment + 4 * j, act_stage + offset, s == 0 && u == 0 ? (k != first) : 1);
+              if constexpr (scaled_sums)
+                ptx::wgmma<T>(group_sums[b].sums, fragment + 4 * j, act_stage + offset, s % steps_per_group != 0);
+              else
+                ptx::wgmma<T>(sums[b], fragment + 4 * j, act_stage + offset, s == 0 && u == 0 ? (k != first) : 1);
             }
             ptx::wgmma_commit();
             ptx::wgmma_wait<1>();
@@ -391,6 +421,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
       if (slot >= Shape::barriers) slot -= Shape::barriers, parity ^= 1;
     }
     ptx::wgmma_wait<0>();
+    if constexpr (scaled_sums) add_group_sums(sums, group_sums);
     if (first < k_end) {
       release(previous, true);
     } else if constexpr (k_warpgroups > 1) {
@@ -440,9 +471,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
 #pragma unroll
     for (int b = 0; b < blocks; ++b) {
       const int feature0 = first_feature(n_tile, b), feature = feature0 + warp * 16 + lane / 4;  // and feature + 8
-      const Scale scale[2] = {sum_scale(feature), sum_scale(feature + 8)};
-      const float bias[2] = {feature < p.n ? epilogue.bias_at(feature) : 0.f,
-                             feature + 8 < p.n ? epilogue.bias_at(feature + 8) : 0.f};
+      const RowPair rows(*this, epilogue, feature);
 #pragma unroll
       for (int c0 = 0; c0 < chunks; c0 += buffers) {
         sync();  // the buffers are free
@@ -451,8 +480,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
           const int token0 = tile_token0 + c * kOutChunkTokens;
           float d[8];
 #pragma unroll
-          for (int i = 0; i < 8; ++i)
-            d[i] = epilogue.scale(scale[i % 4 / 2].apply(sums[b][c * 8 + i]), bias[i % 4 / 2]);
+          for (int i = 0; i < 8; ++i) d[i] = rows.finish(epilogue, sums[b][c * 8 + i], i % 4 / 2);
           if (epilogue.residual != nullptr && token0 >= own_token0) {
 #pragma unroll
             for (int i = 0; i < 8; ++i) {
@@ -466,14 +494,14 @@ template <GemmConfig C, class T> struct GemmConsumer {
         }
         sync();
         const int row = tid / 8, column = tid % 8;
-        uint4 rows[buffers];
+        uint4 staged[buffers];
 #pragma unroll
         for (int i = 0; i < buffers && c0 + i < chunks; ++i)
-          rows[i] = ptx::load_shared_128(staging + i * kOutChunkBytes + row * 128 + ((column ^ (row & 7)) << 4));
+          staged[i] = ptx::load_shared_128(staging + i * kOutChunkBytes + row * 128 + ((column ^ (row & 7)) << 4));
 #pragma unroll
         for (int i = 0; i < buffers && c0 + i < chunks; ++i) {
           const int token0 = tile_token0 + (c0 + i) * kOutChunkTokens;
-          if (token0 >= own_token0) store_eight(rows[i], token0 + row, feature0 + column * 8);
+          if (token0 >= own_token0) store_eight(staged[i], token0 + row, feature0 + column * 8);
         }
       }
     }
@@ -534,11 +562,9 @@ template <GemmConfig C, class T> struct GemmConsumer {
         if (other != part) add = ptx::load_shared_float4(area + Shape::unit_offset(row_warpgroup, part, other, slot));
         d[0] += add.x, d[1] += add.y, d[2] += add.z, d[3] += add.w;
       }
-      const Scale scale[2] = {sum_scale(feature), sum_scale(feature + 8)};
-      const float bias[2] = {feature < p.n ? epilogue.bias_at(feature) : 0.f,
-                             feature + 8 < p.n ? epilogue.bias_at(feature + 8) : 0.f};
+      const RowPair rows(*this, epilogue, feature);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) d[j] = epilogue.scale(scale[j / 2].apply(d[j]), bias[j / 2]);
+      for (int j = 0; j < 4; ++j) d[j] = rows.finish(epilogue, d[j], j / 2);
       if (epilogue.residual != nullptr) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
@@ -611,7 +637,14 @@ template <GemmConfig C, class T> struct GemmConsumer {
     remote_empty = ptx::smem_address(smem.empty);
     if constexpr (tile.multicast > 1)
       remote_empty = ptx::map_to_rank(remote_empty, place.k_part * tile.multicast + (tid < tile.multicast ? tid : 0));
-    if (warpgroup == 0 && tid == 0) smem.sum_unit = Scale::read_unit(p.weight);
+    if (warpgroup == 0 && tid == 0) {
+      if constexpr (scaled_sums) {
+        const ScaleFactors factors(p.weight, ExactCodes<T>::kUnitExponent);
+        smem.sum_unit = factors.of_sum, smem.scale_factor = factors.of_scale;
+      } else {
+        smem.sum_unit = Scale::read_unit(p.weight);
+      }
+    }
     ptx::named_barrier_sync(15, tile.warpgroups * 128);
     if constexpr (Shape::cluster > 1) ptx::cluster_wait();  // the other CTAs have started
     Walk<C> walk(p);
@@ -661,17 +694,48 @@ template <GemmConfig C, class T> struct GemmConsumer {
     return d;
   }
 
-  // lane_scales: of the lane's two rows among the scales of a group, in bytes.
+  struct GroupSums {                   // of a row block
+    float sums[acc_count], low, high;  // scales of row r and of row r + 8
+
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+      for (float& sum : sums) sum = 0.f;
+      low = high = 0.f;
+    }
+    __device__ __forceinline__ void begin(uint32_t scales, float factor) {
+      low = ptx::low_float<T>(scales), high = ptx::high_float<T>(scales);
+      if constexpr (ptx::is_bf16<T>) low *= factor, high *= factor;  // fp16 scales are stored as they are
+    }
+  };
+
+  // Waits for the products of a group, whose sums then go to those of all groups.
+  __device__ __forceinline__ static void add_group_sums(Sums& sums, GroupSums (&group_sums)[blocks]) {
+    ptx::wgmma_wait<0>();
+#pragma unroll
+    for (int b = 0; b < blocks; ++b)
+#pragma unroll
+      for (int i = 0; i < acc_count; ++i) {
+        ptx::keep_behind(group_sums[b].sums[i]);
+        sums[b][i] = fmaf(i % 4 < 2 ? group_sums[b].low : group_sums[b].high, group_sums[b].sums[i], sums[b][i]);
+      }
+  }
+
+  // Of a group, to `dequant`; returns the scales of the lane's two rows. lane_scales: where they lie among those of the
+  // group, in bytes.
   template <class D>
-  __device__ __forceinline__ static void load_scales(D& dequant, uint32_t piece, uint32_t lane_scales,
-                                                     int scale_group) {
+  __device__ __forceinline__ static uint32_t load_scales(D& dequant, uint32_t piece, uint32_t lane_scales,
+                                                         int scale_group) {
     const uint32_t scales =
         ptx::load_shared_32(piece + layout::kPieceCodeBytes + scale_group * layout::kPieceN * 2 + lane_scales);
     uint32_t zeros = 0;
     if constexpr (C.format.zero_point)
       zeros = ptx::load_shared_16(piece + layout::kPieceCodeBytes + scale_groups * layout::kPieceN * 2 +
                                   scale_group * layout::kPieceN + lane_scales / 2);
-    dequant.load(scales, zeros);
+    if constexpr (!scaled_sums)
+      dequant.load(scales, zeros);
+    else if constexpr (C.format.zero_point)
+      dequant.set_zeros(zeros);
+    return scales;
   }
 
   // Zero points of rows r and r + 8 in the low two bytes; past n the blob is padded.
@@ -682,9 +746,26 @@ template <GemmConfig C, class T> struct GemmConsumer {
     return zeros[n0] | static_cast<uint32_t>(zeros[n0 + 8]) << 8;
   }
 
-  __device__ __forceinline__ Scale sum_scale(int feature) const {
-    return Scale(smem.sum_unit, p.weight, p.column_scales, feature, p.n);
-  }
+  // What turns sums of output features `feature` and `feature + 8` into outputs.
+  struct RowPair {
+    Scale scale[2];
+    float bias[2];
+
+    template <class Epilogue>
+    __device__ __forceinline__ RowPair(const GemmConsumer& c, const Epilogue& epilogue, int feature)
+        : scale{scale_of(c, feature), scale_of(c, feature + 8)},
+          bias{feature < c.p.n ? epilogue.bias_at(feature) : 0.f,
+               feature + 8 < c.p.n ? epilogue.bias_at(feature + 8) : 0.f} {}
+    template <class Epilogue>
+    __device__ __forceinline__ float finish(const Epilogue& epilogue, float sum, int row) const {
+      return epilogue.scale(scale[row].apply(sum), bias[row]);
+    }
+
+   private:
+    __device__ __forceinline__ static Scale scale_of(const GemmConsumer& c, int feature) {
+      return Scale(c.smem.sum_unit, c.p.weight, c.p.column_scales, feature, c.p.n);
+    }
+  };
 };
 
 template <GemmConfig C>

@@ -6,29 +6,11 @@
 #include "kernels/gemm_config.h"
 #include "kernels/parts/epilogue.cuh"
 #include "kernels/parts/exact_codes.cuh"
+#include "kernels/parts/scale_factors.cuh"
 #include "kernels/ptx/mma.cuh"
 #include "kernels/ptx/shared.cuh"
-#include "layout/blob.h"
 
 namespace nybble::kernels {
-
-// Powers of two that bring (stored scale) x (sum of code * unit * act) back to numbers: the first multiplies scales,
-// the second the finished sums. Stored scales may be near the largest bf16, so the first must shrink them; what it
-// cannot hold (below 2^-149) is left to the second, which then is at most 1: neither overflows where the result does
-// not.
-struct ScaleFactors {
-  float of_scale, of_sum;
-
-  __device__ static float power_of_two(int exponent) {
-    return __int_as_float(exponent >= -126 ? (exponent + 127) << 23 : 1 << (exponent + 149));
-  }
-
-  __device__ ScaleFactors(const uint8_t* blob, int unit_exponent) {
-    const int shift = layout::stored_scale_shift(layout::header_of(blob));
-    const int whole = -unit_exponent - shift, first = max(min(whole, 0), -149);
-    of_scale = power_of_two(first), of_sum = power_of_two(whole - first);
-  }
-};
 
 // One warp's part of a block.
 template <GemmFormat format, int row_tiles, int token_tiles> struct ExactBlock {

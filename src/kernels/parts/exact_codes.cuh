@@ -31,7 +31,7 @@ template <class T> struct ExactCodes {
   }
 
   // One k16 step: the four registers of operand A.
-  __device__ __forceinline__ void operator()(uint32_t (&a)[4], uint32_t word) const {
+  __device__ __forceinline__ void operator()(uint32_t* a, uint32_t word) const {
     const uint32_t upper = word >> 8;
     a[0] = ptx::fma2<T>(word & 0x000F000Fu, kToUnit, minus_zero_low);
     a[1] = ptx::fma2<T>(word & 0x00F000F0u, kToUnitUpper, minus_zero_high);
