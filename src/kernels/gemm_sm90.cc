@@ -49,13 +49,6 @@ int64_t tile_count(const GemmTile& tile, const Problem& problem) {
   return ceil_div(problem.n, int64_t{tile.tile_n()} * tile.multicast) * ceil_div(problem.m, tile.tile_m);
 }
 
-// Where the last m tile begins: as many whole output chunks before its place as it reaches past m, for tokens that are
-// not there cost more than tokens of the tile before.
-int last_token0(const GemmTile& tile, int64_t m) {
-  const int64_t tiles = ceil_div(m, tile.tile_m), past = tiles * tile.tile_m - m;
-  return static_cast<int>((tiles - 1) * tile.tile_m - (tiles > 1 ? past / kOutChunkTokens * kOutChunkTokens : 0));
-}
-
 // Clusters of a launch: one per tile where a tile's k is split, else as many as there is place for and work.
 int64_t cluster_count(const GemmRow& row, const Problem& problem, const Device& device) {
   const GemmTile& tile = row.config.tile;
@@ -196,10 +189,13 @@ Result<void> launch(const GemmRow& row, PreparedDevices& prepared, const Problem
   const GemmTile& tile = row.config.tile;
   const int64_t ld_act = args.ld_act ? args.ld_act : problem.k, ld_out = args.ld_out ? args.ld_out : problem.n;
   const bool bf16 = problem.act_dtype == DType::kBf16;
+  // Rows of a box that lie outside the tensor map cost time from nine of them on (docs/decisions/0015): where there are
+  // fewer tokens than a tile has rows it has as many, rounded up to the swizzle's eight, and the last m tile ends at m.
+  const auto act_rows = static_cast<int>(std::min<int64_t>(ceil_div(problem.m, 8) * 8, tile.tile_m));
   const bool act_whole = problem.k % 64 == 0;
   Result<CUtensorMap> act_map =
       runtime::tensor_map({args.act, problem.m, problem.k, ld_act, bf16},
-                          {tile.tile_m, act_whole ? 2 * tile.stages_per_barrier / tile.multicast : 0});
+                          {act_rows, act_whole ? 2 * tile.stages_per_barrier / tile.multicast : 0});
   if (!act_map) return act_map.error();
 
   const layout::BlobMap blob = layout::blob_map(problem.n, problem.k, problem.weight);
@@ -213,8 +209,9 @@ Result<void> launch(const GemmRow& row, PreparedDevices& prepared, const Problem
   params.k_blocks = static_cast<int>(blob.k_blocks);
   params.n_tiles = static_cast<int>(ceil_div(problem.n, int64_t{tile.tile_n()} * tile.multicast));
   params.m_tiles = static_cast<int>(ceil_div(problem.m, tile.tile_m));
-  params.last_token0 = last_token0(tile, problem.m);
+  params.last_token0 = std::max(static_cast<int>(problem.m) - tile.tile_m, 0);
   params.act_whole = act_whole;
+  params.act_half_bytes = act_rows * 64 * 2;
   params.raster = std::min(8, params.n_tiles);
   params.out = args.out;
   params.ld_out = ld_out;

@@ -21,9 +21,11 @@
 //   Phantoms   With split_k clusters past the tiles repeat the last tile and store nothing: where two launches share
 //              the SMs a CTA that leaves at once makes the scheduler put two of the next launch on one SM, and that
 //              lasts.
-//   Edges      The last m tile begins so early that fewer than 16 of its tokens lie past m, and stores only what the
-//              tile before it does not. Tokens past m and input features past k arrive as zeros (tensor map). Output
-//              features past n are computed from the last block again and not stored.
+//   Edges      The last m tile ends at m and stores only what the tile before it does not. Where a tile has more rows
+//              than there are tokens, only the next multiple of eight is copied: halves of 64 input features lie
+//              act_half_bytes apart, rows past that hold anything, and so do their sums, which are not stored. Input
+//              features past k arrive as zeros (tensor map). Output features past n are computed from the last block
+//              again and not stored.
 //   PDL        Weights never depend on the kernel before: they fill the ring before wait_for_predecessor(). The next
 //              launch may start at once, or, where its CTAs find room beside this one's, near the end (gemm_sm90.cc).
 //   Barriers   Those of the cluster order nothing but the lives of shared memories: relaxed, for a release waits for
@@ -204,7 +206,7 @@ template <GemmConfig C> struct GemmProducer {
   __device__ void load_weight(int n_tile, int k, int slot, int count) {
     const uint32_t full = ptx::smem_address(&smem.full[slot]);
     ptx::barrier_expect(full, (has_weights() ? count * row_blocks * Shape::block_bytes : 0) +
-                                  (has_act() ? group * Shape::act_bytes : 0));
+                                  (has_act() ? 2 * group * p.act_half_bytes : 0));
     if (!has_weights()) return;
 #pragma unroll
     for (int i = 0; i < row_blocks; ++i)
@@ -224,9 +226,9 @@ template <GemmConfig C> struct GemmProducer {
     if (!has_act()) return;
     const uint32_t full = ptx::smem_address(&smem.full[slot]);
     const int token0 = first_token<C>(p, m_tile);
-    constexpr int halves = 2 * group / tile.multicast, half_bytes = Shape::act_bytes / 2;
+    constexpr int halves = 2 * group / tile.multicast;
     const int half0 = place.share * halves;
-    const uint32_t to = ptx::smem_address(smem.act[slot * group]) + half0 * half_bytes;
+    const uint32_t to = ptx::smem_address(smem.act[slot * group]) + half0 * p.act_half_bytes;
     const auto mask = static_cast<uint16_t>(3u << (place.k_part * 2));
     if (p.act_whole) {
       if constexpr (tile.multicast == 1)
@@ -238,9 +240,9 @@ template <GemmConfig C> struct GemmProducer {
 #pragma unroll 1
     for (int i = 0; i < halves; ++i)
       if constexpr (tile.multicast == 1)
-        ptx::tensor_load_2d(to + i * half_bytes, act_map, full, (k * 2 + half0 + i) * 64, token0);
+        ptx::tensor_load_2d(to + i * p.act_half_bytes, act_map, full, (k * 2 + half0 + i) * 64, token0);
       else
-        ptx::tensor_load_2d_multicast(to + i * half_bytes, act_map, full, (k * 2 + half0 + i) * 64, token0, mask);
+        ptx::tensor_load_2d_multicast(to + i * p.act_half_bytes, act_map, full, (k * 2 + half0 + i) * 64, token0, mask);
   }
 
   // What may be read before the kernel before has ended. Where the ring holds nearly all of a segment, the rest goes to
@@ -332,6 +334,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
     // groups of 8 rows.
     constexpr uint32_t descriptor_high = (1024u >> 4) | (1u << 30);
     const uint32_t descriptor_low = ((ptx::smem_address(smem.act) & 0x3FFFF) >> 4) | (1u << 16);
+    const auto act_half_units = static_cast<uint64_t>(p.act_half_bytes >> 4);
     const uint32_t lane_codes = ptx::keep(lane * 16), lane_scales = ptx::keep(lane / 4 * 4);
     Codes dequant[blocks];
     if constexpr (scale_groups == 0) {
@@ -358,13 +361,14 @@ template <GemmConfig C, class T> struct GemmConsumer {
       // some formats, and they wait for each other (28672 x 4096, m = 64 on an H200: 32.4 -> 28.8 us, 2026-11-23,
       // prototype). What a wgmma adds to it is a constant, and the sum has 64 bits: then it costs one instruction, and
       // two more where only the low word is added to and the high one put beside it.
-      const uint64_t act_stage =
+      uint64_t act_half =
           descriptor(__reduce_max_sync(~0u, descriptor_low + slot * (group * Shape::act_bytes >> 4)), descriptor_high);
       const uint32_t weight = weight_base + slot * (group * Shape::weight_bytes);
       ptx::barrier_wait(ptx::smem_address(&smem.full[slot]), parity);
 #pragma unroll
       for (int u = 0; u < group; ++u) {
         if (u > 0 && k + u >= k_end) break;
+        if (u > 0) act_half += act_half_units;
         uint4 codes[blocks][2];
         uint32_t scales[blocks];
 #pragma unroll
@@ -377,6 +381,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
 #pragma unroll
         for (int step = 0; step < 8; step += batch) {
           if (step == 4) {
+            act_half += act_half_units;
 #pragma unroll
             for (int b = 0; b < blocks; ++b) {
               const uint32_t piece = weight + (b * group + u) * Shape::block_bytes;
@@ -404,11 +409,11 @@ template <GemmConfig C, class T> struct GemmConsumer {
 #pragma unroll
             for (int j = 0; j < batch; ++j) {
               const int s = step + j;
-              const uint32_t offset = (2 * u + s / 4) * (Shape::act_bytes / 2 >> 4) + (s % 4) * 2;
+              const uint64_t act = act_half + s % 4 * 2;
               if constexpr (scaled_sums)
-                ptx::wgmma<T>(group_sums[b].sums, fragment + 4 * j, act_stage + offset, s % steps_per_group != 0);
+                ptx::wgmma<T>(group_sums[b].sums, fragment + 4 * j, act, s % steps_per_group != 0);
               else
-                ptx::wgmma<T>(sums[b], fragment + 4 * j, act_stage + offset, s == 0 && u == 0 ? (k != first) : 1);
+                ptx::wgmma<T>(sums[b], fragment + 4 * j, act, s == 0 && u == 0 ? (k != first) : 1);
             }
             ptx::wgmma_commit();
             ptx::wgmma_wait<1>();
@@ -481,11 +486,11 @@ template <GemmConfig C, class T> struct GemmConsumer {
           float d[8];
 #pragma unroll
           for (int i = 0; i < 8; ++i) d[i] = rows.finish(epilogue, sums[b][c * 8 + i], i % 4 / 2);
-          if (epilogue.residual != nullptr && token0 >= own_token0) {
+          if (epilogue.residual != nullptr) {
 #pragma unroll
             for (int i = 0; i < 8; ++i) {
               const int m = token0 + i / 4 * 8 + lane % 4 * 2 + i % 2, n = feature + i % 4 / 2 * 8;
-              if (m < p.m && n < p.n) d[i] = epilogue.add_residual(d[i], m, n);
+              if (m >= own_token0 && m < p.m && n < p.n) d[i] = epilogue.add_residual(d[i], m, n);
             }
           }
           ptx::store_matrix_x4_transposed(staging + (c - c0) * kOutChunkBytes + offset, ptx::pack2<T>(d[0], d[1]),
@@ -500,8 +505,8 @@ template <GemmConfig C, class T> struct GemmConsumer {
           staged[i] = ptx::load_shared_128(staging + i * kOutChunkBytes + row * 128 + ((column ^ (row & 7)) << 4));
 #pragma unroll
         for (int i = 0; i < buffers && c0 + i < chunks; ++i) {
-          const int token0 = tile_token0 + (c0 + i) * kOutChunkTokens;
-          if (token0 >= own_token0) store_eight(staged[i], token0 + row, feature0 + column * 8);
+          const int m = tile_token0 + (c0 + i) * kOutChunkTokens + row;
+          if (m >= own_token0) store_eight(staged[i], m, feature0 + column * 8);
         }
       }
     }
