@@ -18,7 +18,7 @@ struct GemmParams {
   int last_token0;         // first token of the last m tile, which overlaps the one before it
   int raster;              // n tiles that are walked together before the next m tile: their tokens stay in L2
   bool act_whole;          // k is a multiple of 64: a group of stages' tokens are one copy
-  int act_half_bytes;      // of the tokens of 64 input features: tile_m of them, or m rounded up to 8
+  int act_half_bytes;      // of a copy's tokens for 64 input features: tile_m, or if that is less m rounded up to 8
   int trigger;             // groups of k blocks left to copy when the next launch may start; kTriggerAtStart
   void* out;               // (m, n), leading dimension ld_out
   int64_t ld_out;

@@ -301,6 +301,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
   static constexpr int acc_count = tile.tile_m / 2;
   using Sums = float[blocks][acc_count];
   using Scale = SumScale<T, scale_groups, C.format.zero_point>;
+  using Epilogue = FusedEpilogue<T, T>;
   // Sums of a group have accumulators of their own, and multiply its scales.
   static constexpr bool scaled_sums = scale_groups > 0 && exact_weights(C);
   static constexpr int batch = scaled_sums && tile.tile_m == 32 && Shape::math_registers <= 104 ? 2 : tile.batch;
@@ -403,7 +404,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
             if constexpr (scaled_sums)
               if (step % steps_per_group == 0) {
                 if (b == 0) add_group_sums(sums, group_sums);
-                group_sums[b].begin(scales[b], scale_factor);
+                group_sums[b].scale = group_scales<T>(scales[b], scale_factor);
               }
             ptx::wgmma_fence();
 #pragma unroll
@@ -469,7 +470,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
   __device__ __forceinline__ void store(const Sums& sums, int n_tile, int m_tile) {
     constexpr int chunks = tile.tile_m / kOutChunkTokens, buffers = Shape::out_chunks;
     const int tile_token0 = first_token<C>(p, m_tile), own_token0 = m_tile * tile.tile_m;
-    const FusedEpilogue<T, T> epilogue(p.epilogue);
+    const Epilogue epilogue(p.epilogue);
     const uint32_t staging = ptx::smem_address(smem.out[warpgroup]);
     const int token = (lane & 7) + (lane >> 4) * 8, half = (lane >> 3) & 1;
     const uint32_t offset = token * 128 + (((warp * 2 + half) ^ (token & 7)) << 4);
@@ -531,7 +532,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
     constexpr int units = Shape::units, parts = Shape::parts, most = Shape::most_units, block_units = tile.tile_m / 8;
     constexpr int sums_end = tile.warpgroups * parts * most * Shape::unit_bytes;  // behind it, outputs to be stored
     static_assert(sums_end + tile.warpgroups * most * 1024 <= tile.stages * (Shape::act_bytes + Shape::weight_bytes));
-    const FusedEpilogue<T, T> epilogue(p.epilogue);
+    const Epilogue epilogue(p.epilogue);
     const uint32_t area = ptx::smem_address(&smem) + tid * 16, sums_full = ptx::smem_address(&smem.sums_full);
     ptx::cluster_arrive_relaxed();  // of all CTAs, the rings are read to their end
     ptx::cluster_wait();
@@ -699,17 +700,14 @@ template <GemmConfig C, class T> struct GemmConsumer {
     return d;
   }
 
-  struct GroupSums {                   // of a row block
-    float sums[acc_count], low, high;  // scales of row r and of row r + 8
+  struct GroupSums {  // of a row block
+    float sums[acc_count];
+    float2 scale;  // of rows r and r + 8
 
     __device__ __forceinline__ void clear() {
 #pragma unroll
       for (float& sum : sums) sum = 0.f;
-      low = high = 0.f;
-    }
-    __device__ __forceinline__ void begin(uint32_t scales, float factor) {
-      low = ptx::low_float<T>(scales), high = ptx::high_float<T>(scales);
-      if constexpr (ptx::is_bf16<T>) low *= factor, high *= factor;  // fp16 scales are stored as they are
+      scale = make_float2(0.f, 0.f);
     }
   };
 
@@ -721,7 +719,8 @@ template <GemmConfig C, class T> struct GemmConsumer {
 #pragma unroll
       for (int i = 0; i < acc_count; ++i) {
         ptx::keep_behind(group_sums[b].sums[i]);
-        sums[b][i] = fmaf(i % 4 < 2 ? group_sums[b].low : group_sums[b].high, group_sums[b].sums[i], sums[b][i]);
+        const float scale = i % 4 < 2 ? group_sums[b].scale.x : group_sums[b].scale.y;
+        sums[b][i] = fmaf(scale, group_sums[b].sums[i], sums[b][i]);
       }
   }
 
@@ -756,12 +755,10 @@ template <GemmConfig C, class T> struct GemmConsumer {
     Scale scale[2];
     float bias[2];
 
-    template <class Epilogue>
     __device__ __forceinline__ RowPair(const GemmConsumer& c, const Epilogue& epilogue, int feature)
         : scale{scale_of(c, feature), scale_of(c, feature + 8)},
           bias{feature < c.p.n ? epilogue.bias_at(feature) : 0.f,
                feature + 8 < c.p.n ? epilogue.bias_at(feature + 8) : 0.f} {}
-    template <class Epilogue>
     __device__ __forceinline__ float finish(const Epilogue& epilogue, float sum, int row) const {
       return epilogue.scale(scale[row].apply(sum), bias[row]);
     }

@@ -115,12 +115,11 @@ template <GemmFormat format, int row_tiles, int token_tiles> struct ExactBlock {
  private:
   __device__ static void add_group(const float (&part)[token_tiles][4], float (&sum)[token_tiles][4], uint32_t scales,
                                    float factor) {
-    float low = ptx::low_float<Act>(scales), high = ptx::high_float<Act>(scales);
-    if constexpr (ptx::is_bf16<Act>) low *= factor, high *= factor;  // fp16 scales are stored as they are
+    const float2 scale = group_scales<Act>(scales, factor);
 #pragma unroll
     for (int n = 0; n < token_tiles; ++n) {
-      sum[n][0] = fmaf(low, part[n][0], sum[n][0]), sum[n][1] = fmaf(low, part[n][1], sum[n][1]);
-      sum[n][2] = fmaf(high, part[n][2], sum[n][2]), sum[n][3] = fmaf(high, part[n][3], sum[n][3]);
+      sum[n][0] = fmaf(scale.x, part[n][0], sum[n][0]), sum[n][1] = fmaf(scale.x, part[n][1], sum[n][1]);
+      sum[n][2] = fmaf(scale.y, part[n][2], sum[n][2]), sum[n][3] = fmaf(scale.y, part[n][3], sum[n][3]);
     }
   }
 };

@@ -1,6 +1,7 @@
 // What kernels multiply by that apply a group's scale to fp32 sums over exact codes (parts/exact_codes.cuh).
 #pragma once
 
+#include "kernels/ptx/packed_math.cuh"
 #include "layout/blob.h"
 
 namespace nybble::kernels {
@@ -22,5 +23,13 @@ struct ScaleFactors {
     of_scale = power_of_two(first), of_sum = power_of_two(whole - first);
   }
 };
+
+// What multiplies a group's sums of rows r and r + 8. scales: both as they are stored; fp16 ones are stored as they
+// are.
+template <class T> __device__ __forceinline__ float2 group_scales(uint32_t scales, float of_scale) {
+  float2 both = make_float2(ptx::low_float<T>(scales), ptx::high_float<T>(scales));
+  if constexpr (ptx::is_bf16<T>) both.x *= of_scale, both.y *= of_scale;
+  return both;
+}
 
 }  // namespace nybble::kernels
