@@ -6,9 +6,9 @@
 //              (parts/exact_codes.cuh): sums of a group are scaled in fp32. Per column: kExactWeight, the scale
 //              multiplies the fp32 sum.
 //   Roles      The producers, one thread a warp, fill a ring of stages (128 input features each): a thread issues a
-//              copy in about 150 ns, so weights have up to three or four of them and tokens one. Every math warpgroup
-//              dequantizes row_blocks x 64 output features into registers and multiplies them with all tokens of the
-//              tile; k_warpgroups of them do so for the same features, each with its own stages.
+//              copy in about 150 ns, so weights have up to three of them, and tokens one of their own. Every math
+//              warpgroup dequantizes row_blocks x 64 output features into registers and multiplies them with all tokens
+//              of the tile; k_warpgroups of them do so for the same features, each with its own stages.
 //   Ring       full[s]: one arrival per producer + bytes; empty[s]: one arrival per math warpgroup that reads it in
 //              every CTA that shares the tokens. stages_per_barrier stages share a barrier; a row block's weights of
 //              such a group are one bulk copy, its tokens are another.
@@ -26,8 +26,9 @@
 //              act_half_bytes apart, rows past that hold anything, and so do their sums, which are not stored. Input
 //              features past k arrive as zeros (tensor map). Output features past n are computed from the last block
 //              again and not stored.
-//   PDL        Weights never depend on the kernel before: they fill the ring before wait_for_predecessor(). The next
-//              launch may start at once, or, where its CTAs find room beside this one's, near the end (gemm_sm90.cc).
+//   PDL        Weights never depend on the kernel before: they fill the ring before it has ended, a few groups at a
+//              time, so that the first tokens do not wait for a ring of them. The next launch may start at once, or,
+//              where its CTAs find room beside this one's, near the end (gemm_sm90.cc).
 //   Barriers   Those of the cluster order nothing but the lives of shared memories: relaxed, for a release waits for
 //              all stores to reach memory (docs/decisions/0002).
 //   Origin     Measured designs and what was tried and lost: docs/kernel.md, docs/decisions.
@@ -60,19 +61,18 @@ template <GemmConfig C> struct GemmShape {
   static constexpr int row_warpgroups = tile.row_warpgroups(), row_blocks = row_warpgroups * tile.row_blocks;
   static constexpr int weight_bytes = row_blocks * block_bytes;  // one stage
   static constexpr int barriers = tile.stages / tile.stages_per_barrier;
+  // Producer warps for weights, each with as many row blocks; the next one is for tokens.
+  static constexpr int weight_producers = row_blocks % 3 == 0 ? 3 : row_blocks % 2 == 0 ? 2 : 1;
+  static constexpr int producers = weight_producers + 1;
   // float4 of the k warpgroups but the first, where no cluster adds them up
   static constexpr int k_sums = tile.split_k > 1 ? 0 : (tile.k_warpgroups - 1) * row_blocks* tile.tile_m * 16;
-  static constexpr int ring_bytes =
-      tile.stages * (act_bytes + weight_bytes) + 16 * barriers + 16 + 8 * row_warpgroups + k_sums * 16;
+  static constexpr int ring_bytes = tile.stages * (act_bytes + weight_bytes) + (16 + 8 * weight_producers) * barriers +
+                                    24 + 8 * row_warpgroups + k_sums * 16;
   static constexpr int out_left = smem_limit(tile.ctas_per_sm) - (ring_bytes + 127) / 128 * 128;
   static constexpr int cluster = tile.cluster();
-  // Producer warps for weights, each with as many row blocks, and one for tokens where there is a fourth warp.
-  static constexpr int weight_producers = row_blocks % 4 == 0   ? 4
-                                          : row_blocks % 3 == 0 ? 3
-                                          : row_blocks % 2 == 0 ? 2
-                                                                : 1;
-  static constexpr int act_producer = weight_producers < 4 ? weight_producers : 0;
-  static constexpr int producers = weight_producers < 4 ? weight_producers + 1 : 4;
+  // Before tokens are asked for, at most so many groups of weights after one that has not landed: 17 KB, or one.
+  static constexpr int group_bytes = weight_bytes * tile.stages_per_barrier;
+  static constexpr int groups_ahead = 17 * 1024 / group_bytes > 1 ? 17 * 1024 / group_bytes : 1;
   // split_k: a warpgroup's sums are units of 64 output features x 8 tokens. The parts of k (the CTAs, their k
   // warpgroups) finish so many of them each: part f those from first_unit(f) on.
   static constexpr int units = tile.row_blocks * tile.tile_m / 8, parts = tile.split_k * tile.k_warpgroups;
@@ -101,10 +101,12 @@ template <GemmConfig C> struct alignas(1024) GemmStorage {  // why_invalid() and
   uint8_t weight[Shape::barriers][Shape::row_blocks][C.tile.stages_per_barrier][Shape::block_bytes];
   uint64_t full[Shape::barriers];
   uint64_t empty[Shape::barriers];
-  float sum_unit;                         // SumScale::read_unit(), or ScaleFactors::of_sum
-  float scale_factor;                     // ScaleFactors::of_scale
-  uint64_t sums_full;                     // split_k: what the CTAs of the tile send here
-  uint64_t epoch[Shape::row_warpgroups];  // of stream-K's partial sums, as the warpgroup read it
+  uint64_t landed[Shape::weight_producers][Shape::barriers];  // weights of the first round: GemmProducer::prefill()
+  uint64_t act_asked;                                         // the first tokens are under way
+  float sum_unit;                                             // SumScale::read_unit(), or ScaleFactors::of_sum
+  float scale_factor;                                         // ScaleFactors::of_scale
+  uint64_t sums_full;                                         // split_k: what the CTAs of the tile send here
+  uint64_t epoch[Shape::row_warpgroups];                      // of stream-K's partial sums, as the warpgroup read it
   alignas(16) float4 k_sums[Shape::k_sums > 0 ? Shape::k_sums : 1];
   alignas(128) uint8_t out[C.tile.split_k > 1 ? 1 : C.tile.warpgroups][Shape::out_chunks][kOutChunkBytes];
 };
@@ -199,19 +201,17 @@ template <GemmConfig C> struct GemmProducer {
     more = walk.next(segment, place.k_part);
   }
 
-  __device__ bool has_weights() const { return index < Shape::weight_producers; }
-  __device__ bool has_act() const { return index == Shape::act_producer; }
+  __device__ bool has_act() const { return index == Shape::weight_producers; }
 
-  // Announces all bytes of this producer's, its tokens among them.
-  __device__ void load_weight(int n_tile, int k, int slot, int count) {
-    const uint32_t full = ptx::smem_address(&smem.full[slot]);
-    ptx::barrier_expect(full, (has_weights() ? count * row_blocks * Shape::block_bytes : 0) +
-                                  (has_act() ? 2 * group * p.act_half_bytes : 0));
-    if (!has_weights()) return;
+  // Of a group, to the slot; `barrier` tells when they are there.
+  __device__ void load_weight(int k, int slot, uint64_t& barrier) {
+    const int count = min(group, segment.k_end - k);
+    const uint32_t there = ptx::smem_address(&barrier);
+    ptx::barrier_expect(there, count * row_blocks * Shape::block_bytes);
 #pragma unroll
     for (int i = 0; i < row_blocks; ++i)
-      ptx::bulk_load(ptx::smem_address(smem.weight[slot][index * row_blocks + i]), block_at(n_tile, i, k),
-                     count * Shape::block_bytes, full, policy);
+      ptx::bulk_load(ptx::smem_address(smem.weight[slot][index * row_blocks + i]), block_at(segment.n_tile, i, k),
+                     count * Shape::block_bytes, there, policy);
   }
 
   // Of the producer's rows of blocks the i-th; past n the last one again.
@@ -222,14 +222,14 @@ template <GemmConfig C> struct GemmProducer {
   }
 
   // All of a group, also where the segment ends inside it: one copy, or one for every half of a stage.
-  __device__ void load_act(int m_tile, int k, int slot) {
-    if (!has_act()) return;
+  __device__ void load_act(int k, int slot) {
     const uint32_t full = ptx::smem_address(&smem.full[slot]);
-    const int token0 = first_token<C>(p, m_tile);
+    const int token0 = first_token<C>(p, segment.m_tile);
     constexpr int halves = 2 * group / tile.multicast;
     const int half0 = place.share * halves;
     const uint32_t to = ptx::smem_address(smem.act[slot * group]) + half0 * p.act_half_bytes;
     const auto mask = static_cast<uint16_t>(3u << (place.k_part * 2));
+    ptx::barrier_expect(full, 2 * group * p.act_half_bytes);
     if (p.act_whole) {
       if constexpr (tile.multicast == 1)
         ptx::tensor_load_3d(to, act_map, full, 0, token0, k * 2 + half0);
@@ -245,16 +245,34 @@ template <GemmConfig C> struct GemmProducer {
         ptx::tensor_load_2d_multicast(to + i * p.act_half_bytes, act_map, full, (k * 2 + half0 + i) * 64, token0, mask);
   }
 
-  // What may be read before the kernel before has ended. Where the ring holds nearly all of a segment, the rest goes to
-  // L2: 4096 x 4096 at m = 16 in two parts of k 4.2 instead of 4.6 us; where it holds less, the copies are in the way
-  // of the kernel before (H200, 2026-11-30, docs/decisions/0014).
+  // What may be read before the kernel before has ended. Copies of an SM are served in their order, so tokens would
+  // wait for a ring of weights where the kernel before ends soon after this CTA's start: until the first tokens are
+  // asked for, only a few groups of weights are under way (docs/decisions/0017). What is needed to know that a group
+  // has landed goes to smem.landed first, and from there to smem.full. Where the ring holds nearly all of a segment,
+  // the rest goes to L2: 4096 x 4096 at m = 16 in two parts of k 4.2 instead of 4.6 us; where it holds less, the copies
+  // are in the way of the kernel before (H200, 2026-11-30, docs/decisions/0014).
   __device__ void prefill() {
-    if (!more) return;
-    int k = segment.k_begin;
+    if (!more || has_act()) return;
+    constexpr int ahead = Shape::groups_ahead;
+    int k = segment.k_begin, slot = 0, landed = 1, deferred = 1;  // slots landed to deferred - 1 are to be passed on
+    const auto pass_on = [&] {
+      ptx::barrier_wait(ptx::smem_address(&smem.landed[index][landed]), 0);
+      ptx::barrier_arrive_if(ptx::smem_address(&smem.full[landed++]), true);
+    };
+    bool act_asked = false;
 #pragma unroll 1
-    for (int slot = 0; slot < Shape::barriers && k < segment.k_end; ++slot, k += group)
-      load_weight(segment.n_tile, k, slot, min(group, segment.k_end - k));
-    if (const int rest = segment.k_end - k; has_weights() && rest > 0 && 3 * rest <= Shape::barriers * group)
+    for (; slot < Shape::barriers && k < segment.k_end; ++slot, k += group) {
+      while (!act_asked && landed <= slot - ahead) {
+        pass_on();
+        act_asked = ptx::barrier_test(ptx::smem_address(&smem.act_asked), 0);
+      }
+      const bool defer = !act_asked && slot > 0 && slot + ahead < Shape::barriers;
+      load_weight(k, slot, defer ? smem.landed[index][slot] : smem.full[slot]);
+      if (defer) deferred = slot + 1;
+    }
+#pragma unroll 1
+    while (landed < deferred) pass_on();
+    if (const int rest = segment.k_end - k; rest > 0 && 3 * rest <= Shape::barriers * group)
       for (int i = 0; i < row_blocks; ++i)
         ptx::bulk_prefetch_to_l2(block_at(segment.n_tile, i, k), rest * Shape::block_bytes);
   }
@@ -264,7 +282,7 @@ template <GemmConfig C> struct GemmProducer {
     int slot = 0;
     uint32_t parity = 1;  // a fresh ring is empty
     int k = segment.k_begin;
-    bool triggered = p.trigger == kTriggerAtStart || index > 0;
+    bool triggered = p.trigger == kTriggerAtStart || !has_act();
     const auto trigger = [&](int groups_left) {
       if (triggered || !walk.done() || segment.k_end - k > groups_left * group) return;
       ptx::let_successor_launch();
@@ -273,15 +291,20 @@ template <GemmConfig C> struct GemmProducer {
     trigger(Shape::barriers);  // the ring holds all there is
     ptx::wait_for_predecessor();
 #pragma unroll 1
-    for (; more && slot < Shape::barriers && k < segment.k_end; ++slot, k += group) load_act(segment.m_tile, k, slot);
+    for (; more && slot < Shape::barriers && k < segment.k_end; ++slot, k += group)
+      if (has_act()) {
+        load_act(k, slot);
+        if (slot == 0) ptx::barrier_arrive_if(ptx::smem_address(&smem.act_asked), true);
+      }
     if (slot == Shape::barriers) slot = 0, parity = 0;
     while (more) {
 #pragma unroll 1
       for (; k < segment.k_end; k += group) {
         ptx::barrier_wait(ptx::smem_address(&smem.empty[slot]), parity);
-        const int count = min(group, segment.k_end - k);
-        load_weight(segment.n_tile, k, slot, count);
-        load_act(segment.m_tile, k, slot);
+        if (has_act())
+          load_act(k, slot);
+        else
+          load_weight(k, slot, smem.full[slot]);
         trigger(p.trigger);
         if (++slot == Shape::barriers) slot = 0, parity ^= 1;
       }
@@ -783,8 +806,10 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.thr
   if (producer && warp % 4 == 0 && lane == 0) {
     for (int i = 0; i < Shape::barriers; ++i) {
       ptx::barrier_init(ptx::smem_address(&smem.full[i]), Shape::producers);
+      for (auto& landed : smem.landed) ptx::barrier_init(ptx::smem_address(&landed[i]), 1);
       ptx::barrier_init(ptx::smem_address(&smem.empty[i]), Shape::row_warpgroups * C.tile.multicast);
     }
+    ptx::barrier_init(ptx::smem_address(&smem.act_asked), 1);
     if constexpr (C.tile.split_k > 1) {
       ptx::barrier_init(ptx::smem_address(&smem.sums_full), 1);
       ptx::barrier_expect(ptx::smem_address(&smem.sums_full), Shape::sums_bytes(ClusterPlace<C>().k_part));

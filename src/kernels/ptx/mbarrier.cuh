@@ -47,7 +47,17 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
       : "memory");
 }
 
-// The same where the condition holds.
+// Whether it has.
+__device__ __forceinline__ bool barrier_test(uint32_t barrier, uint32_t parity) {
+  uint32_t completed;
+  asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+               : "=r"(completed)
+               : "r"(barrier), "r"(parity)
+               : "memory");
+  return completed != 0;
+}
+
+// barrier_wait() where the condition holds.
 __device__ __forceinline__ void barrier_wait_if(uint32_t barrier, uint32_t parity, bool condition) {
   asm volatile(
       "{\n.reg .pred p, q;\nsetp.ne.b32 q, %2, 0;\nsetp.eq.b32 p, %2, 0;\nWAIT: @q "
