@@ -29,9 +29,12 @@ struct GemmTile {
   int split_k = 1;             // CTAs of a cluster that share a tile and split k
   int ctas_per_sm = 1;
   int batch = 4;  // k16 steps per wgmma group
+  // The last row block of a pair's first CTA is also the first of the second; each takes half of the tokens.
+  bool shared_block = false;
 
   constexpr int row_warpgroups() const { return warpgroups / k_warpgroups; }
-  constexpr int tile_n() const { return 64 * row_warpgroups() * row_blocks; }
+  // Output features of a CTA; of a block that two share, half.
+  constexpr int tile_n() const { return 64 * row_warpgroups() * row_blocks - (shared_block ? 32 : 0); }
   constexpr int cluster() const { return multicast * split_k; }
   constexpr int threads() const { return 128 * warpgroups + 128; }
 };
@@ -98,6 +101,10 @@ constexpr const char* why_invalid(const GemmConfig& config) {
   const int registers = 65536 / tile.ctas_per_sm / tile.threads() / 8 * 8 * (tile.warpgroups + 1);
   if (tile.warpgroups * math_registers(tile) + producer_registers(tile) > registers)
     return "the warpgroups' registers are more than the CTA's";
+  if (tile.shared_block &&
+      (tile.multicast != 2 || tile.split_k > 1 || tile.k_warpgroups > 1 || tile.row_blocks > 1 || tile.warpgroups < 2))
+    return "a shared row block is one of several warpgroups of a pair that shares tokens and splits no k";
+  if (tile.shared_block && tile.tile_m % 32 != 0) return "of a shared row block each CTA takes a multiple of 16 tokens";
   if (8 % tile.batch != 0) return "batch divides the 8 k16 steps of a stage";
   if (tile.split_k > 1 && tile.row_blocks * tile.tile_m / 8 < tile.split_k)
     return "every CTA of split_k finishes some of a warpgroup's blocks of 64 x 8";

@@ -13,8 +13,9 @@
 //              every CTA that shares the tokens. stages_per_barrier stages share a barrier; a row block's weights of
 //              such a group are one bulk copy, its tokens are another.
 //   Cluster    multicast = 2: two CTAs with neighbouring output features load half of the tokens' columns each, for
-//              both. split_k > 1: the CTAs of a tile split k; each finishes some of its sums and sends the others to
-//              the shared memory of the CTA that finishes them, which adds them in the order of k.
+//              both; with shared_block the last row block of the first is the first of the second, each with half of
+//              the tokens. split_k > 1: the CTAs of a tile split k; each finishes some of its sums and sends the others
+//              to the shared memory of the CTA that finishes them, which adds them in the order of k.
 //   Stream-K   With a workspace the clusters share all k steps of all tiles evenly: each takes a range of them, in
 //              order. What a range holds of a tile that another range begins goes there as partial sums
 //              (parts/partial_sums.cuh).
@@ -70,6 +71,8 @@ template <GemmConfig C> struct GemmShape {
                                     24 + 8 * row_warpgroups + k_sums * 16;
   static constexpr int out_left = smem_limit(tile.ctas_per_sm) - (ring_bytes + 127) / 128 * 128;
   static constexpr int cluster = tile.cluster();
+  // The CTAs before this one have so many row blocks less than theirs together, for they or this one share some.
+  __device__ static int shared_before(int n_tile, int share) { return tile.shared_block ? n_tile + share : 0; }
   // Before tokens are asked for, at most so many groups of weights after one that has not landed: 17 KB, or one.
   static constexpr int group_bytes = weight_bytes * tile.stages_per_barrier;
   static constexpr int groups_ahead = 17 * 1024 / group_bytes > 1 ? 17 * 1024 / group_bytes : 1;
@@ -216,7 +219,8 @@ template <GemmConfig C> struct GemmProducer {
 
   // Of the producer's rows of blocks the i-th; past n the last one again.
   __device__ const uint8_t* block_at(int n_tile, int i, int k) const {
-    const int row = (n_tile * tile.multicast + place.share) * Shape::row_blocks + index * row_blocks + i;
+    const int row = (n_tile * tile.multicast + place.share) * Shape::row_blocks + index * row_blocks + i -
+                    Shape::shared_before(n_tile, place.share);
     const int64_t block = static_cast<int64_t>(min(row, p.n_blocks - 1)) * p.k_blocks + k;
     return p.weight + layout::kHeaderBytes + block * Shape::block_bytes;
   }
@@ -322,7 +326,8 @@ template <GemmConfig C, class T> struct GemmConsumer {
   static constexpr int scale_groups = C.format.groups;
   static constexpr layout::BlockShape block = C.format.block();
   static constexpr int acc_count = tile.tile_m / 2;
-  using Sums = float[blocks][acc_count];
+  static constexpr int half_tokens = tile.tile_m / 2;  // of a shared row block, in each CTA
+  template <int tokens = tile.tile_m> using Sums = float[blocks][tokens / 2];
   using Scale = SumScale<T, scale_groups, C.format.zero_point>;
   using Epilogue = FusedEpilogue<T, T>;
   // Sums of a group have accumulators of their own, and multiply its scales.
@@ -351,13 +356,15 @@ template <GemmConfig C, class T> struct GemmConsumer {
       ptx::barrier_arrive_if(remote_empty + 8 * which, condition && tid == 0);
   }
 
-  __device__ __forceinline__ void mainloop(Sums& sums, int n_tile, int k_begin, int k_end) {
+  // For so many tokens of the tile, from token0 on.
+  template <int tokens>
+  __device__ __forceinline__ void mainloop(Sums<tokens>& sums, int token0, int n_tile, int k_begin, int k_end) {
     const uint32_t weight_base = ptx::smem_address(smem.weight) + row_warpgroup * blocks * group * Shape::block_bytes +
                                  warp * block.piece_bytes();
     // Shared-memory matrix descriptor (PTX ISA, "Matrix Descriptor Format"): 128-byte swizzle, 1024 bytes between
     // groups of 8 rows.
     constexpr uint32_t descriptor_high = (1024u >> 4) | (1u << 30);
-    const uint32_t descriptor_low = ((ptx::smem_address(smem.act) & 0x3FFFF) >> 4) | (1u << 16);
+    const uint32_t descriptor_low = (((ptx::smem_address(smem.act) + token0 * 128) & 0x3FFFF) >> 4) | (1u << 16);
     const auto act_half_units = static_cast<uint64_t>(p.act_half_bytes >> 4);
     const uint32_t lane_codes = ptx::keep(lane * 16), lane_scales = ptx::keep(lane / 4 * 4);
     Codes dequant[blocks];
@@ -365,14 +372,14 @@ template <GemmConfig C, class T> struct GemmConsumer {
 #pragma unroll
       for (int b = 0; b < blocks; ++b) dequant[b].load(0, column_zero_points(n_tile, b));
     }
-    GroupSums group_sums[blocks];
+    GroupSums<tokens> group_sums[blocks];
     const float scale_factor = scaled_sums && ptx::is_bf16<T> ? smem.scale_factor : 1.f;
     if constexpr (scaled_sums) {
 #pragma unroll
       for (int b = 0; b < blocks; ++b) {
         group_sums[b].clear();
 #pragma unroll
-        for (int i = 0; i < acc_count; ++i) sums[b][i] = 0.f;
+        for (float& sum : sums[b]) sum = 0.f;
         if constexpr (!C.format.zero_point) dequant[b].set_symmetric();
       }
     }
@@ -426,7 +433,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
             }
             if constexpr (scaled_sums)
               if (step % steps_per_group == 0) {
-                if (b == 0) add_group_sums(sums, group_sums);
+                if (b == 0) add_group_sums<tokens>(sums, group_sums);
                 group_sums[b].scale = group_scales<T>(scales[b], scale_factor);
               }
             ptx::wgmma_fence();
@@ -450,18 +457,18 @@ template <GemmConfig C, class T> struct GemmConsumer {
       if (slot >= Shape::barriers) slot -= Shape::barriers, parity ^= 1;
     }
     ptx::wgmma_wait<0>();
-    if constexpr (scaled_sums) add_group_sums(sums, group_sums);
+    if constexpr (scaled_sums) add_group_sums<tokens>(sums, group_sums);
     if (first < k_end) {
       release(previous, true);
     } else if constexpr (k_warpgroups > 1) {
 #pragma unroll
-      for (int i = 0; i < blocks * acc_count; ++i) sums[i / acc_count][i % acc_count] = 0.f;
+      for (int i = 0; i < blocks * tokens / 2; ++i) sums[i / (tokens / 2)][i % (tokens / 2)] = 0.f;
     }
     if constexpr (k_warpgroups > 1) ahead = (k - k_begin) / group - (k_end - k_begin + group - 1) / group;
   }
 
   // The first k warpgroup adds the sums of the others to its own; the others get their area back when it has read them.
-  __device__ __forceinline__ void reduce_k_warpgroups(Sums& sums, bool first_segment) {
+  __device__ __forceinline__ void reduce_k_warpgroups(Sums<>& sums, bool first_segment) {
     constexpr int all = blocks * acc_count / 4, threads = k_warpgroups * 128;
     float4* area = smem.k_sums + row_warpgroup * (all * 128) + tid;
     if (k_warpgroup > 0) {
@@ -490,9 +497,10 @@ template <GemmConfig C, class T> struct GemmConsumer {
   // Sums become outputs through swizzled staging buffers of 16 tokens x 64 output features, as many at a time as there
   // are. Threads store them: tensor stores take longer to issue, one thread 150 ns each, and a launch that waits for
   // the end of this one waits longer (docs/decisions/0013).
-  __device__ __forceinline__ void store(const Sums& sums, int n_tile, int m_tile) {
-    constexpr int chunks = tile.tile_m / kOutChunkTokens, buffers = Shape::out_chunks;
-    const int tile_token0 = first_token<C>(p, m_tile), own_token0 = m_tile * tile.tile_m;
+  template <int tokens>
+  __device__ __forceinline__ void store(const Sums<tokens>& sums, int token_offset, int n_tile, int m_tile) {
+    constexpr int chunks = tokens / kOutChunkTokens, buffers = Shape::out_chunks;
+    const int tile_token0 = first_token<C>(p, m_tile) + token_offset, own_token0 = m_tile * tile.tile_m;
     const Epilogue epilogue(p.epilogue);
     const uint32_t staging = ptx::smem_address(smem.out[warpgroup]);
     const int token = (lane & 7) + (lane >> 4) * 8, half = (lane >> 3) & 1;
@@ -551,7 +559,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
 
   // split_k: every warpgroup sends the units that another part of k finishes into that one's ring, which no one reads
   // any more, keeps its own, and adds to them what the others send, in the order of k.
-  __device__ __forceinline__ void reduce_and_store(Sums& sums, int n_tile, int m_tile) {
+  __device__ __forceinline__ void reduce_and_store(Sums<>& sums, int n_tile, int m_tile) {
     constexpr int units = Shape::units, parts = Shape::parts, most = Shape::most_units, block_units = tile.tile_m / 8;
     constexpr int sums_end = tile.warpgroups * parts * most * Shape::unit_bytes;  // behind it, outputs to be stored
     static_assert(sums_end + tile.warpgroups * most * 1024 <= tile.stages * (Shape::act_bytes + Shape::weight_bytes));
@@ -618,7 +626,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
   }
 
   // A range that begins inside a tile leaves its part of the tile to the range before it.
-  __device__ __forceinline__ void give(const Sums& sums) const {
+  __device__ __forceinline__ void give(const Sums<>& sums) const {
     float4* to = partial_sums(static_cast<int>(blockIdx.x));
 #pragma unroll
     for (int i = 0; i < blocks * acc_count / 4; ++i) {
@@ -630,7 +638,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
   }
 
   // Many loads at a time, as many as there are registers for: each batch waits for L2 once.
-  __device__ __forceinline__ static void add_partial_sums(Sums& sums, const float4* from) {
+  __device__ __forceinline__ static void add_partial_sums(Sums<>& sums, const float4* from) {
     constexpr int all = blocks * acc_count / 4, spare = (Shape::math_registers - blocks * acc_count - 48) / 4;
     constexpr int batch = spare >= 16 ? 16 : spare >= 8 ? 8 : 4;
 #pragma unroll
@@ -649,7 +657,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
   // Adds what the ranges after this one hold of the tile whose first k blocks, up to k_end, are in sums, in their
   // order. All of them are awaited side by side: 5120 x 32768 at m = 16 27.8 -> 26.8 us, where ranges share a tile by
   // three and more (H200, 2026-11-30).
-  __device__ __forceinline__ void take(Sums& sums, int k_end) const {
+  __device__ __forceinline__ void take(Sums<>& sums, int k_end) const {
     const int clusters = static_cast<int>(gridDim.x / Shape::cluster), cta = static_cast<int>(blockIdx.x);
     const int range = clusters - 1 - cta / Shape::cluster;
     int others = 0;
@@ -686,20 +694,30 @@ template <GemmConfig C, class T> struct GemmConsumer {
       smem.epoch[row_warpgroup] = partial.epoch;
       if (!more || segment.k_begin == 0) partial.publish(flag(static_cast<int>(blockIdx.x)));
     }
+    if constexpr (tile.shared_block)
+      if (row_warpgroup == (place.share == 0 ? row_warpgroups - 1 : 0)) {
+        const int token0 = place.share * half_tokens;  // 8 rows of tokens are one swizzle atom
+        for (; more; more = walk.next(segment, 0)) {
+          Sums<half_tokens> sums;
+          mainloop<half_tokens>(sums, token0, segment.n_tile, segment.k_begin, segment.k_end);
+          store<half_tokens>(sums, token0, segment.n_tile, segment.m_tile);
+        }
+        return;
+      }
     bool first_segment = true;
     while (more) {
-      Sums sums;
-      mainloop(sums, segment.n_tile, segment.k_begin, segment.k_end);
+      Sums<> sums;
+      mainloop<tile.tile_m>(sums, 0, segment.n_tile, segment.k_begin, segment.k_end);
       if constexpr (k_warpgroups > 1 && tile.split_k == 1) reduce_k_warpgroups(sums, first_segment);
       first_segment = false;
       if constexpr (tile.split_k > 1) {
         reduce_and_store(sums, segment.n_tile, segment.m_tile);
       } else if (k_warpgroups > 1 && k_warpgroup > 0) {  // the first has the sums of all
-      } else if (segment.k_begin > 0) {
+      } else if (!tile.shared_block && segment.k_begin > 0) {
         give(sums);
       } else {
-        if (segment.k_end < p.k_blocks) take(sums, segment.k_end);
-        store(sums, segment.n_tile, segment.m_tile);
+        if (!tile.shared_block && segment.k_end < p.k_blocks) take(sums, segment.k_end);
+        store<tile.tile_m>(sums, 0, segment.n_tile, segment.m_tile);
       }
       more = walk.next(segment, place.k_part);
     }
@@ -714,7 +732,8 @@ template <GemmConfig C, class T> struct GemmConsumer {
            static_cast<int64_t>(flag(cta)) * (blocks * acc_count / 4 * 128) + tid;
   }
   __device__ __forceinline__ int first_feature(int n_tile, int b) const {
-    return (((n_tile * tile.multicast + place.share) * row_warpgroups + row_warpgroup) * blocks + b) * layout::kBlockN;
+    const int row = ((n_tile * tile.multicast + place.share) * row_warpgroups + row_warpgroup) * blocks + b;
+    return (row - Shape::shared_before(n_tile, place.share)) * layout::kBlockN;
   }
 
   __device__ __forceinline__ static uint64_t descriptor(uint32_t low, uint32_t high) {
@@ -723,8 +742,8 @@ template <GemmConfig C, class T> struct GemmConsumer {
     return d;
   }
 
-  struct GroupSums {  // of a row block
-    float sums[acc_count];
+  template <int tokens> struct GroupSums {  // of a row block
+    float sums[tokens / 2];
     float2 scale;  // of rows r and r + 8
 
     __device__ __forceinline__ void clear() {
@@ -735,12 +754,13 @@ template <GemmConfig C, class T> struct GemmConsumer {
   };
 
   // Waits for the products of a group, whose sums then go to those of all groups.
-  __device__ __forceinline__ static void add_group_sums(Sums& sums, GroupSums (&group_sums)[blocks]) {
+  template <int tokens>
+  __device__ __forceinline__ static void add_group_sums(Sums<tokens>& sums, GroupSums<tokens> (&group_sums)[blocks]) {
     ptx::wgmma_wait<0>();
 #pragma unroll
     for (int b = 0; b < blocks; ++b)
 #pragma unroll
-      for (int i = 0; i < acc_count; ++i) {
+      for (int i = 0; i < tokens / 2; ++i) {
         ptx::keep_behind(group_sums[b].sums[i]);
         const float scale = i % 4 < 2 ? group_sums[b].scale.x : group_sums[b].scale.y;
         sums[b][i] = fmaf(scale, group_sums[b].sums[i], sums[b][i]);

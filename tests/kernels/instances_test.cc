@@ -39,6 +39,11 @@ TEST(GemmConfig, RefusesWhatIsNoKernel) {
   EXPECT_STREQ(why_invalid(GemmConfig{{.tile_m = 64, .warpgroups = 3, .k_warpgroups = 2, .stages = 4}, {}}),
                "as many math warpgroups for every part of the output features");
   EXPECT_STREQ(why_invalid(GemmConfig{{.tile_m = 64, .split_k = 16}, {}}), "a cluster has at most 8 CTAs");
+  EXPECT_STREQ(why_invalid(GemmConfig{{.tile_m = 64, .warpgroups = 4, .stages = 4, .shared_block = true}, {}}),
+               "a shared row block is one of several warpgroups of a pair that shares tokens and splits no k");
+  EXPECT_STREQ(
+      why_invalid(GemmConfig{{.tile_m = 48, .warpgroups = 4, .stages = 4, .multicast = 2, .shared_block = true}, {}}),
+      "of a shared row block each CTA takes a multiple of 16 tokens");
   EXPECT_STREQ(why_invalid(GemmConfig{{}, {.groups = 3}}), "groups of 128, 64, 32, or per column");
 }
 
@@ -48,6 +53,8 @@ TEST(GemmConfig, NamesTellInstancesApart) {
             "sm90_gemm_fp16_col_zp_t128x256x128_s4_c2k1_o1");
   EXPECT_EQ(kernel_name(GemmConfig{{.tile_m = 32, .warpgroups = 4, .k_warpgroups = 2, .stages = 12, .split_k = 2}, {}}),
             "sm90_gemm_bf16_g128_t32x128x128_s12_c1k2w2_o1");
+  EXPECT_EQ(kernel_name(GemmConfig{{.tile_m = 64, .warpgroups = 4, .multicast = 2, .shared_block = true}, {}}),
+            "sm90_gemm_bf16_g128_t64x224x128_s4_c2k1_o1");
 }
 
 TEST(SliceInstances, FitSharedMemory) {

@@ -56,6 +56,7 @@ inline constexpr GemmTile kGemmTiles[] = {
     {.tile_m = 64, .warpgroups = 3, .stages = 6, .stages_per_barrier = 2, .split_k = 2, .batch = 2},
     {.tile_m = 64, .warpgroups = 3, .stages = 6, .stages_per_barrier = 2, .multicast = 2, .batch = 2},
     {.tile_m = 64, .warpgroups = 4, .stages = 6, .stages_per_barrier = 2, .multicast = 2},
+    {.tile_m = 64, .warpgroups = 4, .stages = 6, .stages_per_barrier = 2, .multicast = 2, .shared_block = true},
     {.tile_m = 80, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2},
     {.tile_m = 80, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2, .split_k = 2},
     {.tile_m = 80, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2, .split_k = 3},
