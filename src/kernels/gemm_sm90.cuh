@@ -71,7 +71,7 @@ template <GemmConfig C> struct GemmShape {
                                     24 + 8 * row_warpgroups + k_sums * 16;
   static constexpr int out_left = smem_limit(tile.ctas_per_sm) - (ring_bytes + 127) / 128 * 128;
   static constexpr int cluster = tile.cluster();
-  // The CTAs before this one have so many row blocks less than theirs together, for they or this one share some.
+  // Two CTAs of a pair have one row block in common: by so many a CTA begins earlier than if none had.
   __device__ static int shared_before(int n_tile, int share) { return tile.shared_block ? n_tile + share : 0; }
   // Before tokens are asked for, at most so many groups of weights after one that has not landed: 17 KB, or one.
   static constexpr int group_bytes = weight_bytes * tile.stages_per_barrier;

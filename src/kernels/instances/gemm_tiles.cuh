@@ -14,7 +14,7 @@ namespace nybble::kernels {
 // so there is a tile for nearly every multiple of 16 tokens (docs/decisions/0012); below, what a launch costs besides:
 // parts of k in a cluster, rings of which two fit an SM (0013). Of 81 measured on H200s (2026-11-30, 24 shapes x m = 12
 // .. 1024, bf16 in groups of 128) 58 hold the best time within 0.03 % (geometric mean; 2 % at most); two for long k
-// came later (0015).
+// came later (0015), and one with a shared row block (0018).
 inline constexpr GemmTile kGemmTiles[] = {
 #if defined(NYBBLE_DEV_TILES)
     {.tile_m = 128, .warpgroups = 2, .row_blocks = 1, .stages = 5, .multicast = 2},
