@@ -36,6 +36,9 @@ struct GemmTile {
   // Output features of a CTA; of a block that two share, half.
   constexpr int tile_n() const { return 64 * row_warpgroups() * row_blocks - (shared_block ? 32 : 0); }
   constexpr int cluster() const { return multicast * split_k; }
+  // Whether a launch may cut tiles where it likes: split_k has a schedule of its own, and half a row block has no place
+  // for partial sums.
+  constexpr bool stream_k() const { return split_k == 1 && !shared_block; }
   constexpr int threads() const { return 128 * warpgroups + 128; }
 };
 

@@ -31,8 +31,7 @@ std::string name(const GemmRow& row) {
   return kernel_name(row.config) + (row.stream_k ? "_sk" : "") + (row.half ? "_half" : "");
 }
 
-// The rows of every instance: split_k has a schedule of its own, and half a row block has no place for partial sums;
-// the others share tiles or k steps.
+// The rows of every instance: whole tiles, and where the tile may, k steps of them or a grid of one CTA per SM.
 std::vector<GemmRow> rows_from(std::initializer_list<std::span<const GemmInstance>> parts) {
   std::vector<GemmRow> rows;
   for (const std::span<const GemmInstance> part : parts)
@@ -40,7 +39,7 @@ std::vector<GemmRow> rows_from(std::initializer_list<std::span<const GemmInstanc
       const GemmTile& tile = instance.config.tile;
       for (const bool stream_k : {false, true})
         for (const bool half : {false, true})
-          if ((!half || tile.ctas_per_sm > 1) && ((tile.split_k == 1 && !tile.shared_block) || (!stream_k && !half)))
+          if ((!half || tile.ctas_per_sm > 1) && (tile.stream_k() || (!stream_k && !half)))
             rows.push_back({instance.config, instance.function, instance.smem_bytes, stream_k, half});
     }
   return rows;

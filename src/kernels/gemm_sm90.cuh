@@ -71,6 +71,7 @@ template <GemmConfig C> struct GemmShape {
                                     24 + 8 * row_warpgroups + k_sums * 16;
   static constexpr int out_left = smem_limit(tile.ctas_per_sm) - (ring_bytes + 127) / 128 * 128;
   static constexpr int cluster = tile.cluster();
+  static constexpr bool stream_k = tile.stream_k();
   // Two CTAs of a pair have one row block in common: by so many a CTA begins earlier than if none had.
   __device__ static int shared_before(int n_tile, int share) { return tile.shared_block ? n_tile + share : 0; }
   // Before tokens are asked for, at most so many groups of weights after one that has not landed: 17 KB, or one.
@@ -356,15 +357,15 @@ template <GemmConfig C, class T> struct GemmConsumer {
       ptx::barrier_arrive_if(remote_empty + 8 * which, condition && tid == 0);
   }
 
-  // For so many tokens of the tile, from token0 on.
+  // For so many tokens of the tile, from token_offset on.
   template <int tokens>
-  __device__ __forceinline__ void mainloop(Sums<tokens>& sums, int token0, int n_tile, int k_begin, int k_end) {
+  __device__ __forceinline__ void mainloop(Sums<tokens>& sums, int token_offset, int n_tile, int k_begin, int k_end) {
     const uint32_t weight_base = ptx::smem_address(smem.weight) + row_warpgroup * blocks * group * Shape::block_bytes +
                                  warp * block.piece_bytes();
     // Shared-memory matrix descriptor (PTX ISA, "Matrix Descriptor Format"): 128-byte swizzle, 1024 bytes between
     // groups of 8 rows.
     constexpr uint32_t descriptor_high = (1024u >> 4) | (1u << 30);
-    const uint32_t descriptor_low = (((ptx::smem_address(smem.act) + token0 * 128) & 0x3FFFF) >> 4) | (1u << 16);
+    const uint32_t descriptor_low = (((ptx::smem_address(smem.act) + token_offset * 128) & 0x3FFFF) >> 4) | (1u << 16);
     const auto act_half_units = static_cast<uint64_t>(p.act_half_bytes >> 4);
     const uint32_t lane_codes = ptx::keep(lane * 16), lane_scales = ptx::keep(lane / 4 * 4);
     Codes dequant[blocks];
@@ -696,11 +697,11 @@ template <GemmConfig C, class T> struct GemmConsumer {
     }
     if constexpr (tile.shared_block)
       if (row_warpgroup == (place.share == 0 ? row_warpgroups - 1 : 0)) {
-        const int token0 = place.share * half_tokens;  // 8 rows of tokens are one swizzle atom
+        const int token_offset = place.share * half_tokens;  // 8 rows of tokens are one swizzle atom
         for (; more; more = walk.next(segment, 0)) {
           Sums<half_tokens> sums;
-          mainloop<half_tokens>(sums, token0, segment.n_tile, segment.k_begin, segment.k_end);
-          store<half_tokens>(sums, token0, segment.n_tile, segment.m_tile);
+          mainloop<half_tokens>(sums, token_offset, segment.n_tile, segment.k_begin, segment.k_end);
+          store<half_tokens>(sums, token_offset, segment.n_tile, segment.m_tile);
         }
         return;
       }
@@ -713,10 +714,10 @@ template <GemmConfig C, class T> struct GemmConsumer {
       if constexpr (tile.split_k > 1) {
         reduce_and_store(sums, segment.n_tile, segment.m_tile);
       } else if (k_warpgroups > 1 && k_warpgroup > 0) {  // the first has the sums of all
-      } else if (!tile.shared_block && segment.k_begin > 0) {
+      } else if (Shape::stream_k && segment.k_begin > 0) {
         give(sums);
       } else {
-        if (!tile.shared_block && segment.k_end < p.k_blocks) take(sums, segment.k_end);
+        if (Shape::stream_k && segment.k_end < p.k_blocks) take(sums, segment.k_end);
         store<tile.tile_m>(sums, 0, segment.n_tile, segment.m_tile);
       }
       more = walk.next(segment, place.k_part);
