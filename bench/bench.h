@@ -30,6 +30,7 @@ struct Timing {
 
 struct MeasureOptions {
   PlanOptions plan;
+  std::optional<DType> out;  // also of the dense product on a GPU; none: as the activations
   Duty duty = Duty::kIdle10;
   bool dense = true;
   int replays = 0;  // 0: 15, 9 or 5, by duty

@@ -131,11 +131,11 @@ def against(files, options):
 
 
 def monotone(files, options):
-    series = {}  # {what besides m and the duty cycle makes a question: {duty: {m: row}}}
+    series = {}  # {(the problem without its first word, which is m; with PDL or without): {duty: {m: row}}}
     for file in sorted(files, key=lambda file: file["date"]):
         for row in file["rows"]:
             if row["impl"] == options.impl and result_files.is_layer(row):
-                shape = tuple(row[name] for name in ("n", "k", "act", "format", "group_size", "zero_point", "pdl"))
+                shape = row["problem"].partition(" ")[2], row["pdl"]
                 series.setdefault(shape, {}).setdefault(row["duty"], {})[row["m"]] = row
     if not series:
         print(f"no row of {options.impl}", file=sys.stderr)

@@ -68,7 +68,8 @@ class CpuBench : public Bench {
   Result<Measurement> measure(int64_t m, const MeasureOptions& options) override {
     Contestant ours;
     ResultChecks checks(weight_, act_, m);
-    if (Result<void> done = prepare(ours, checks, m, options.plan); !done) return done.error();
+    if (Result<void> done = prepare(ours, checks, m, options.plan, options.out.value_or(act_dtype_)); !done)
+      return done.error();
     if (!ours.measurement.wrong.empty()) return ours.measurement;
     std::vector<Series> series = {series_of(ours)};
     std::vector<float> dense_act, dense_out;
@@ -101,7 +102,8 @@ class CpuBench : public Bench {
     for (size_t i = 0; i < kernels.size(); ++i) {
       PlanOptions plan = options.plan;
       plan.kernel = kernels[i];
-      if (Result<void> done = prepare(contestants[i], checks, m, plan); !done) return done.error();
+      if (Result<void> done = prepare(contestants[i], checks, m, plan, options.out.value_or(act_dtype_)); !done)
+        return done.error();
       if (!contestants[i].measurement.wrong.empty()) continue;
       series.push_back(series_of(contestants[i]));
       timed.push_back(&contestants[i]);
@@ -130,14 +132,15 @@ class CpuBench : public Bench {
   };
 
   // Plans, runs once and checks the result.
-  Result<void> prepare(Contestant& one, ResultChecks& checks, int64_t m, const PlanOptions& options) {
+  Result<void> prepare(Contestant& one, ResultChecks& checks, int64_t m, const PlanOptions& options, DType out_dtype) {
     one.measurement.problem = problem_for(packed_, m, act_dtype_);
+    one.measurement.problem.out_dtype = out_dtype;
     Result<Plan> plan = make_plan(one.measurement.problem, device_, options);
     if (!plan) return plan.error();
     one.plan = std::move(*plan);
     one.measurement.kernel = one.plan->kernel();
-    one.out.dtype = act_dtype_;
-    one.out.bytes.assign(m * weight_.n * dtype_bytes(act_dtype_), std::byte{0xFF});  // NaNs
+    one.out.dtype = out_dtype;
+    one.out.bytes.assign(m * weight_.n * dtype_bytes(out_dtype), std::byte{0xFF});  // NaNs
     one.workspace.emplace(one.plan->workspace_bytes());
     std::memset(one.workspace->data(), 0xFF, one.workspace->size_bytes());  // it may hold anything
     if (Result<void> done = run(one, 0); !done) return done;

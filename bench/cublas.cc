@@ -65,9 +65,10 @@ class OpenedCublas : public Cublas {
     return fmt::format("cuBLAS {}.{}.{}", part[0], part[1], part[2]);
   }
 
-  Result<void> gemm(int64_t m, int64_t n, int64_t k, DType dtype, const void* act, const void* weight, void* out,
-                    cudaStream_t stream) override {
+  Result<void> gemm(int64_t m, int64_t n, int64_t k, DType dtype, DType out_dtype, const void* act, const void* weight,
+                    void* out, cudaStream_t stream) override {
     const cudaDataType type = dtype == DType::kBf16 ? CUDA_R_16BF : CUDA_R_16F;
+    const cudaDataType out_type = out_dtype == DType::kFp32 ? CUDA_R_32F : type;
     const float alpha = 1, beta = 0;
     Status status = 0;
     if (stream != stream_) {
@@ -78,7 +79,7 @@ class OpenedCublas : public Cublas {
     // Column-major out^T[n, m] = weight[n, k] x act^T[k, m]; a row-major matrix is its transpose in column-major.
     if (status == 0)
       status = gemm_ex_(handle_, kOpT, kOpN, static_cast<int>(n), static_cast<int>(m), static_cast<int>(k), &alpha,
-                        weight, type, static_cast<int>(k), act, type, static_cast<int>(k), &beta, out, type,
+                        weight, type, static_cast<int>(k), act, type, static_cast<int>(k), &beta, out, out_type,
                         static_cast<int>(n), kCompute32F, kDefaultAlgorithm);
     if (status != 0)
       return cuda_error("cublasGemmEx of m{} n{} k{} {} failed with status {}", m, n, k, dtype_name(dtype), status);

@@ -18,10 +18,10 @@ class Cublas {
   virtual ~Cublas() = default;
 
   virtual std::string version() const = 0;  // "cuBLAS 13.0.2"
-  // out[m, n] = act[m, k] x weight[n, k]^T, all row-major and of `dtype` (bf16 or fp16), sums in fp32. Enqueues; may be
-  // captured into a graph.
-  virtual Result<void> gemm(int64_t m, int64_t n, int64_t k, DType dtype, const void* act, const void* weight,
-                            void* out, cudaStream_t stream) = 0;
+  // out[m, n] = act[m, k] x weight[n, k]^T, all row-major, act and weight of `dtype` (bf16 or fp16), out of the same or
+  // fp32, sums in fp32. Enqueues; may be captured into a graph.
+  virtual Result<void> gemm(int64_t m, int64_t n, int64_t k, DType dtype, DType out_dtype, const void* act,
+                            const void* weight, void* out, cudaStream_t stream) = 0;
 };
 
 }  // namespace nybble::bench

@@ -75,13 +75,14 @@ class CudaBench : public Bench {
     act_ = random_numbers(max_m * weight_.k, act_dtype_, 1.0, 1);
     if (Result<void> done = act_device_.reserve(act_.bytes.size()); !done) return done;
     NYBBLE_CUDA(cudaMemcpy(act_device_.data(), act_.bytes.data(), act_.bytes.size(), cudaMemcpyHostToDevice));
-    if (Result<void> done = out_.reserve(max_m * weight_.n * dtype_bytes(act_dtype_)); !done) return done;
+    max_m_ = max_m;
     NYBBLE_CUDA(cudaDeviceSynchronize());  // the timer's stream does not wait for copies of the default stream
     return {};
   }
 
   Result<Measurement> measure(int64_t m, const MeasureOptions& options) override {
     std::vector<Contestant> contestants;
+    if (Result<void> done = set_out(options.out); !done) return done.error();
     if (Result<void> done = plan(contestants, m, options.plan); !done) return done.error();
     Contestant& ours = contestants[0];
     ResultChecks checks(weight_, act_, m);
@@ -94,8 +95,8 @@ class CudaBench : public Bench {
     if (options.dense && cublas_ != nullptr) {
       if (Result<void> done = prepare_dense(); !done) return done.error();
       const Enqueue dense = [this, m](int copy) {
-        return cublas_->gemm(m, weight_.n, weight_.k, act_dtype_, act_device_.data(), dense_weights_.at(copy),
-                             out_.data(), timer_.stream());
+        return cublas_->gemm(m, weight_.n, weight_.k, act_dtype_, out_dtype_, act_device_.data(),
+                             dense_weights_.at(copy), out_.data(), timer_.stream());
       };
       Result<std::string> wrong = wrong_result(dense, ResultCheck(weight_.n, weight_.k, dense_rows_, act_, m), m);
       if (!wrong) return wrong.error();
@@ -115,6 +116,7 @@ class CudaBench : public Bench {
   Result<std::vector<Measurement>> measure_each(int64_t m, const std::vector<std::string>& kernels,
                                                 const MeasureOptions& options) override {
     std::vector<Contestant> contestants;
+    if (Result<void> done = set_out(options.out); !done) return done.error();
     for (const std::string& kernel : kernels) {
       PlanOptions named = options.plan;
       named.kernel = kernel;
@@ -146,10 +148,16 @@ class CudaBench : public Bench {
     Enqueue enqueue;
   };
 
+  Result<void> set_out(std::optional<DType> dtype) {
+    out_dtype_ = dtype.value_or(act_dtype_);
+    return out_.reserve(max_m_ * weight_.n * dtype_bytes(out_dtype_));
+  }
+
   // Makes room for the plan's workspace, so that all plans are made before the first launch: graphs hold the address.
   Result<void> plan(std::vector<Contestant>& contestants, int64_t m, const PlanOptions& options) {
     Contestant one;
     one.measurement.problem = problem_for(packed_, m, act_dtype_);
+    one.measurement.problem.out_dtype = out_dtype_;
     const Result<Plan> plan = make_plan(one.measurement.problem, device_, options);
     if (!plan) return plan.error();
     one.measurement.kernel = plan->kernel();
@@ -222,17 +230,17 @@ class CudaBench : public Bench {
 
   // Launches once over poisoned outputs. Says what is wrong with the outputs, or nothing.
   Result<std::string> wrong_result(const Enqueue& enqueue, const ResultCheck& check, int64_t m) {
-    const size_t row_bytes = weight_.n * dtype_bytes(act_dtype_);
+    const size_t row_bytes = weight_.n * dtype_bytes(out_dtype_);
     NYBBLE_CUDA(cudaMemsetAsync(out_.data(), kNanByte, m * row_bytes, timer_.stream()));
     NYBBLE_CUDA(cudaMemsetAsync(nan_count_.data(), 0, sizeof(unsigned long long), timer_.stream()));
     if (Result<void> done = enqueue(0); !done) return done.error();
     NYBBLE_CUDA(
-        count_nans(out_.data(), act_dtype_, m * weight_.n, nan_count_.as<unsigned long long>(), timer_.stream()));
+        count_nans(out_.data(), out_dtype_, m * weight_.n, nan_count_.as<unsigned long long>(), timer_.stream()));
     unsigned long long nans = 0;
     NYBBLE_CUDA(cudaMemcpyAsync(&nans, nan_count_.data(), sizeof nans, cudaMemcpyDeviceToHost, timer_.stream()));
     NYBBLE_CUDA(cudaStreamSynchronize(timer_.stream()));
     if (nans > 0) return fmt::format("{} of {} outputs were not written, or are NaN", nans, m * weight_.n);
-    FloatArray rows{.dtype = act_dtype_};
+    FloatArray rows{.dtype = out_dtype_};
     rows.resize(check.tokens().size() * weight_.n);
     for (size_t i = 0; i < check.tokens().size(); ++i)
       NYBBLE_CUDA(cudaMemcpy(&rows.bytes[i * row_bytes], out_.as<std::byte>() + check.tokens()[i] * row_bytes,
@@ -282,7 +290,8 @@ class CudaBench : public Bench {
 
   QuantizedWeight weight_;
   PackedWeight packed_;
-  DType act_dtype_ = DType::kBf16;
+  DType act_dtype_ = DType::kBf16, out_dtype_ = DType::kBf16;
+  int64_t max_m_ = 0;
   FloatArray act_;
   Copies weights_, dense_weights_;
   FloatArray dense_rows_;  // of the first dense copy, at ResultCheck's features

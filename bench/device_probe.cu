@@ -21,10 +21,11 @@ __global__ void stamp_clocks_kernel(ClockStamp* stamps, unsigned num_sms) {
         make_ulonglong2(static_cast<unsigned long long>(clock64()), nanoseconds);
 }
 
-__global__ void count_nans_kernel(const uint16_t* values, int64_t size, unsigned infinity, unsigned long long* count) {
+template <class Bits>  // of a number: its sign first
+__global__ void count_nans_kernel(const Bits* values, int64_t size, Bits infinity, unsigned long long* count) {
   unsigned long long found = 0;
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < size; i += int64_t{kThreads} * gridDim.x)
-    found += (values[i] & 0x7FFFu) > infinity ? 1 : 0;
+    found += static_cast<Bits>(values[i] << 1) > static_cast<Bits>(infinity << 1) ? 1 : 0;
   if (found > 0) atomicAdd(count, found);
 }
 
@@ -53,8 +54,12 @@ cudaError_t stamp_clocks(ClockStamp* stamps, int num_sms, cudaStream_t stream) {
 }
 
 cudaError_t count_nans(const void* values, DType dtype, int64_t size, unsigned long long* count, cudaStream_t stream) {
-  const unsigned infinity = dtype == DType::kBf16 ? 0x7F80u : 0x7C00u;
-  count_nans_kernel<<<kBlocks, kThreads, 0, stream>>>(static_cast<const uint16_t*>(values), size, infinity, count);
+  if (dtype == DType::kFp32) {
+    count_nans_kernel<<<kBlocks, kThreads, 0, stream>>>(static_cast<const uint32_t*>(values), size, 0x7F800000u, count);
+  } else {
+    const uint16_t infinity = dtype == DType::kBf16 ? 0x7F80 : 0x7C00;
+    count_nans_kernel<<<kBlocks, kThreads, 0, stream>>>(static_cast<const uint16_t*>(values), size, infinity, count);
+  }
   return cudaGetLastError();
 }
 

@@ -18,7 +18,7 @@ struct alignas(16) ClockStamp {
 // Enqueues a kernel that stamps the SMs it runs on: stamps[SM number], num_sms entries of device memory.
 cudaError_t stamp_clocks(ClockStamp* stamps, int num_sms, cudaStream_t stream);
 
-// Adds to *count (device memory) how many of the 16-bit floats are NaN.
+// Adds to *count (device memory) how many of the numbers are NaN.
 cudaError_t count_nans(const void* values, DType dtype, int64_t size, unsigned long long* count, cudaStream_t stream);
 
 // Fills with Gaussian numbers of standard deviation 0.02, as trained weights have.

@@ -27,12 +27,12 @@ struct Work {
   std::vector<Shape> shapes;
   std::vector<int64_t> ms;
   WeightFormat format;
-  DType act = DType::kBf16;
+  DType act = DType::kBf16, out = DType::kBf16;
 
   // As a row names it. The packer decides scales_in_window, so the final problem is known only once a weight is loaded;
   // random scales lie in the window.
   Problem problem(const Shape& shape, int64_t m) const {
-    return {.m = m, .n = shape.n, .k = shape.k, .act_dtype = act, .out_dtype = act, .weight = format};
+    return {.m = m, .n = shape.n, .k = shape.k, .act_dtype = act, .out_dtype = out, .weight = format};
   }
 };
 

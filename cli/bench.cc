@@ -26,7 +26,7 @@ constexpr char kExample[] =
 struct Options {
   WorkOptions work;
   std::string kernel, json_file, resume_file, cublas;
-  bool no_dense = false, chain = false;
+  bool fp32_out = false, no_dense = false, chain = false;
   int layers = 32;
   TableOption table;
   DeviceOption device;
@@ -76,8 +76,9 @@ ChainRequest chain_request(const Options& options, bench::Work work, std::option
 int run(const Options& options, const Output& output) {
   const Result<Device> device = options.device.open();
   if (!device) return output.fail(device.error(), options.device.exit_for_open(device.error()));
-  const Result<bench::Work> work = options.work.work(device->kind);
+  Result<bench::Work> work = options.work.work(device->kind);
   if (!work) return output.fail(work.error());
+  if (options.fp32_out) work->out = DType::kFp32;
   Result<std::optional<TuningTable>> table = options.table.load();
   if (!table) return output.fail(table.error());
   Result<bench::ResultLog> log =
@@ -94,7 +95,7 @@ int run(const Options& options, const Output& output) {
   const Report report(output, dense ? bench.dense_impl() : "");
   report.header();
 
-  bench::MeasureOptions measure{.dense = dense, .replays = options.work.replays};
+  bench::MeasureOptions measure{.out = work->out, .dense = dense, .replays = options.work.replays};
   measure.plan = {.kernel = options.kernel, .pdl = !options.work.no_pdl, .table = std::move(*table)};
   const int64_t max_m = *std::max_element(work->ms.begin(), work->ms.end());
   const bench::TimeLimit limit(options.work.time_limit);
@@ -164,6 +165,7 @@ Run add_bench(CLI::App& app, Output& output) {
                    "Default --m: 1")
           ->excludes(app.get_option("--set"))
           ->excludes(app.get_option("--no-pdl"));
+  app.add_flag("--fp32-out", options->fp32_out, "Outputs in fp32, cuBLAS's too")->excludes(chain);
   app.add_option("--layers", options->layers, "How often --chain repeats the shapes: the model's layers")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str()

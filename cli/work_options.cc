@@ -71,7 +71,7 @@ Result<bench::Work> WorkOptions::work(DeviceKind device) const {
   }
   const Result<int> group_size = parse_group(group);
   if (!group_size) return group_size.error();
-  work.act = *parse_dtype(act);
+  work.act = work.out = *parse_dtype(act);
   work.format = {.scale_dtype = work.act, .zero_kind = *parse_zero_kind(zero_point), .group_size = *group_size};
   return work;
 }

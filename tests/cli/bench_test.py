@@ -41,6 +41,11 @@ class Bench(Case):
         self.assertEqual(row["kernel"], "cpu_reference")
         self.assertIsNone(row["dense_us"])
 
+    def test_outputs_in_fp32(self):
+        done = self.expect(run("bench", "--shape", "128x256", "--m", "2", "--fp32-out", "--no-dense", "--json", *QUICK), 0).json
+        (row,) = done["rows"]
+        self.assertEqual((row["problem"], row["act"]), ("m2 n128 k256 bf16 out=fp32 g128", "bf16"))
+
     def test_an_unknown_kernel_is_exit_2(self):
         self.expect(run("bench", "--shape", "128x128", "--m", "1", "--kernel", "bananas", *QUICK), 2, "bananas", "nybble kernels")
 
