@@ -22,7 +22,7 @@ struct GemmParams {
   int trigger;             // groups of k blocks left to copy when the next launch may start; kTriggerAtStart
   void* out;               // (m, n), leading dimension ld_out
   int64_t ld_out;
-  uint8_t* workspace;    // PartialSumsMap; null: no stream-K
+  uint8_t* workspace;    // PartialSumsMap: flags first; null: no stream-K
   int64_t partial_sums;  // offset in it
   EpilogueParams epilogue;
 };

@@ -68,7 +68,7 @@ template <GemmConfig C> struct GemmShape {
   // float4 of the k warpgroups but the first, where no cluster adds them up
   static constexpr int k_sums = tile.split_k > 1 ? 0 : (tile.k_warpgroups - 1) * row_blocks* tile.tile_m * 16;
   static constexpr int ring_bytes = tile.stages * (act_bytes + weight_bytes) + (16 + 8 * weight_producers) * barriers +
-                                    24 + 8 * row_warpgroups + k_sums * 16;
+                                    24 + k_sums * 16;
   static constexpr int out_left = smem_limit(tile.ctas_per_sm) - (ring_bytes + 127) / 128 * 128;
   static constexpr int cluster = tile.cluster();
   static constexpr bool stream_k = tile.stream_k();
@@ -110,7 +110,6 @@ template <GemmConfig C> struct alignas(1024) GemmStorage {  // why_invalid() and
   float sum_unit;                                             // SumScale::read_unit(), or ScaleFactors::of_sum
   float scale_factor;                                         // ScaleFactors::of_scale
   uint64_t sums_full;                                         // split_k: what the CTAs of the tile send here
-  uint64_t epoch[Shape::row_warpgroups];                      // of stream-K's partial sums, as the warpgroup read it
   alignas(16) float4 k_sums[Shape::k_sums > 0 ? Shape::k_sums : 1];
   alignas(128) uint8_t out[C.tile.split_k > 1 ? 1 : C.tile.warpgroups][Shape::out_chunks][kOutChunkBytes];
 };
@@ -142,7 +141,7 @@ template <GemmConfig C> struct Walk {
   __device__ static int begin_of(const GemmParams& p, int range, int ranges) {
     return static_cast<int>(static_cast<int64_t>(p.n_tiles) * p.m_tiles * groups(p) * range / ranges);
   }
-  __device__ bool stream_k() const { return split_k == 1 && p.workspace != nullptr; }
+  __device__ bool stream_k() const { return GemmShape<C>::stream_k && p.workspace != nullptr; }
   __device__ bool done() const { return next_unit >= end; }  // what next() gave is the last
 
   __device__ bool next(Segment& segment, int k_part) {
@@ -635,7 +634,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
       __stcg(to + i * 128, make_float4(d[0], d[1], d[2], d[3]));
     }
     sync();
-    if (tid == 0) PartialSums{p.workspace, smem.epoch[row_warpgroup]}.publish(flag(static_cast<int>(blockIdx.x)));
+    if (tid == 0) publish_sums(flag(static_cast<int>(blockIdx.x)));
   }
 
   // Many loads at a time, as many as there are registers for: each batch waits for L2 once.
@@ -665,7 +664,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
     for (int left = Walk<C>::groups(p) - k_end / group; left > 0; ++others)
       left -= Walk<C>::begin_of(p, range + others + 2, clusters) - Walk<C>::begin_of(p, range + others + 1, clusters);
     for (int other = tid; other < others; other += 128)
-      PartialSums{p.workspace, smem.epoch[row_warpgroup]}.await(flag(cta - (other + 1) * Shape::cluster));
+      await_sums(flag(cta - (other + 1) * Shape::cluster));
     sync();
 #pragma unroll 1
     for (int other = 1; other <= others; ++other) add_partial_sums(sums, partial_sums(cta - other * Shape::cluster));
@@ -689,12 +688,6 @@ template <GemmConfig C, class T> struct GemmConsumer {
     ptx::wait_for_predecessor();  // alpha, bias, residual, out and the workspace belong to the stream's order
     Segment segment;
     bool more = walk.next(segment, place.k_part);
-    if (walk.stream_k() && k_warpgroup == 0 && tid == 0) {
-      PartialSums partial{p.workspace, 0};
-      partial.read_epoch();
-      smem.epoch[row_warpgroup] = partial.epoch;
-      if (!more || segment.k_begin == 0) partial.publish(flag(static_cast<int>(blockIdx.x)));
-    }
     if constexpr (tile.shared_block)
       if (row_warpgroup == (place.share == 0 ? row_warpgroups - 1 : 0)) {
         const int token_offset = place.share * half_tokens;  // 8 rows of tokens are one swizzle atom
@@ -726,11 +719,13 @@ template <GemmConfig C, class T> struct GemmConsumer {
 
  private:
   __device__ __forceinline__ void sync() const { ptx::named_barrier_sync(1 + warpgroup, 128); }
-  __device__ __forceinline__ int flag(int cta) const { return cta * row_warpgroups + row_warpgroup; }
+  __device__ __forceinline__ uint64_t* flag(int cta) const {
+    return reinterpret_cast<uint64_t*>(p.workspace) + cta * row_warpgroups + row_warpgroup;
+  }
   // Of this thread: a warpgroup's partial sums are its registers, four at a time.
   __device__ __forceinline__ float4* partial_sums(int cta) const {
     return reinterpret_cast<float4*>(p.workspace + p.partial_sums) +
-           static_cast<int64_t>(flag(cta)) * (blocks * acc_count / 4 * 128) + tid;
+           static_cast<int64_t>(cta * row_warpgroups + row_warpgroup) * (blocks * acc_count / 4 * 128) + tid;
   }
   __device__ __forceinline__ int first_feature(int n_tile, int b) const {
     const int row = ((n_tile * tile.multicast + place.share) * row_warpgroups + row_warpgroup) * blocks + b;
@@ -850,15 +845,6 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.tile.thr
     if constexpr (Shape::cluster > 1) ptx::cluster_wait();
     if (issues) ring.run();
     __syncwarp();
-    // The last CTA to be dispatched moves the epoch on when every other has read it.
-    if (C.tile.split_k == 1 && params.workspace != nullptr && warp % 4 == 3 && blockIdx.x == gridDim.x - 1) {
-      ptx::wait_for_predecessor();
-      PartialSums partial{params.workspace, 0};
-      partial.read_epoch();
-      for (int flag = lane; flag < static_cast<int>(gridDim.x) * Shape::row_warpgroups; flag += 32) partial.await(flag);
-      __syncwarp();
-      if (lane == 0) partial.move_epoch();
-    }
     if constexpr (C.tile.split_k > 1) {
       ptx::cluster_arrive_relaxed();
       ptx::cluster_wait();

@@ -7,18 +7,18 @@
 
 namespace nybble::kernels {
 
-// [epoch][flags: one per CTA and math warpgroup][partial sums: one tile per CTA], all at multiples of 256 bytes. It may
+// [flags: one per CTA and math warpgroup][partial sums: one tile per CTA], both at multiples of 256 bytes. It may
 // arrive with any content: parts/partial_sums.cuh says why.
 struct PartialSumsMap {
   size_t partials;  // offset
   size_t bytes;
 
-  static constexpr size_t align(size_t bytes) { return (bytes + 255) / 256 * 256; }
-  static constexpr size_t flags = 256;  // offset
-
   constexpr PartialSumsMap(int ctas, int warpgroups, int tile_m, int tile_n)
-      : partials(align(flags + sizeof(uint64_t) * ctas * warpgroups)),
+      : partials((sizeof(uint64_t) * ctas * warpgroups + 255) / 256 * 256),
         bytes(partials + sizeof(float) * ctas * tile_m * tile_n) {}
 };
+
+// Where sums need no flag because each two of them carry a tag.
+inline constexpr int kTaggedSumsBytes = 16;
 
 }  // namespace nybble::kernels

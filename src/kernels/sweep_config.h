@@ -17,7 +17,7 @@ struct SweepTile {
 
   constexpr int math_warps() const { return blocks_per_stage * row_warps; }
   constexpr int math_threads() const { return 32 * math_warps(); }
-  constexpr int threads() const { return math_threads() + 64; }  // a producer, and one that keeps the epoch
+  constexpr int threads() const { return math_threads() + 32; }                    // a producer
   constexpr int row_tiles() const { return layout::kPiecesPerBlock / row_warps; }  // pieces of 16 rows per warp
   constexpr int token_tiles() const { return tile_m / 8; }
 };
@@ -26,11 +26,11 @@ struct SweepConfig {
   SweepTile tile;
   GemmFormat format;
 
-  // For __launch_bounds__. Registers are held by scheduler, of which an SM has four: two of them have three of ten
-  // warps, and with 88 registers for each there is no room beside a kernel with four warps of 64 (docs/decisions/0010).
-  // Zero points of several groups a block want more than is left for three, and keep it.
+  // For __launch_bounds__. Registers are held by scheduler, of which an SM has four: where one has three of a CTA's
+  // warps, with 88 registers for each, there is no room beside a kernel with four warps of 64 (docs/decisions/0010).
+  // Zero points of several groups a block want more than is left for three, and get it.
   constexpr int threads_held() const {
-    return format.zero_point && format.groups > 1 ? tile.threads() : (tile.threads() + 127) / 128 * 128;
+    return format.zero_point && format.groups > 1 ? tile.threads() + 32 : (tile.threads() + 127) / 128 * 128;
   }
 };
 

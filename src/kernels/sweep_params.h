@@ -29,9 +29,8 @@ struct SweepParams {
   int blocks;              // of 64 x 128 in all: every CTA takes an equal share, in the order of memory
   int shares;              // CTAs that share them; CTAs past them repeat the last share's work
   SweepSmem smem;
-  int trigger;           // blocks left to copy when the next launch may start
-  uint8_t* workspace;    // sums and their tags, 16 bytes a pair (sweep_sm90.cc); null where no share ends within a row
-  int64_t partial_sums;  // offset in it
+  int trigger;         // blocks left to copy when the next launch may start
+  uint8_t* workspace;  // sums and their tags, by share; null where no share ends within a row
   EpilogueParams epilogue;
 };
 

@@ -35,8 +35,8 @@ struct Shares {
   bool split_rows() const { return blocks % shares != 0 || blocks / shares % k_blocks != 0; }
 };
 
-PartialSumsMap partial_sums(const SweepInstance& instance, const Shares& shares) {
-  return PartialSumsMap(shares.shares, 1, instance.config.tile.tile_m, 2 * layout::kBlockN);  // each with half a tag
+size_t partial_sums_bytes(const SweepInstance& instance, const Shares& shares) {
+  return size_t{kTaggedSumsBytes} * shares.shares * instance.config.tile.tile_m * (layout::kBlockN / 2);
 }
 
 std::string why_not(const SweepInstance& instance, const Problem& problem, const Device& device) {
@@ -54,7 +54,7 @@ std::string why_not(const SweepInstance& instance, const Problem& problem, const
 
 size_t workspace_bytes(const SweepInstance& instance, const Problem& problem, const Device& device) {
   const Shares shares(problem, device);
-  return shares.split_rows() ? partial_sums(instance, shares).bytes : 0;
+  return shares.split_rows() ? partial_sums_bytes(instance, shares) : 0;
 }
 
 // Modelled microseconds: the bytes at the speed that the ring allows, and what a launch costs besides. Fitted on seven
@@ -118,7 +118,6 @@ Result<void> launch(const SweepInstance& instance, PreparedDevices& prepared, co
   params.trigger = trigger(tile);
   params.smem = instance.smem(params.m);
   params.workspace = shares.split_rows() ? static_cast<uint8_t*>(args.workspace) : nullptr;
-  params.partial_sums = static_cast<int64_t>(partial_sums(instance, shares).partials);
   params.epilogue = EpilogueParams::from(args, params.ld_out);
   void* pointers[] = {&*act_map, &*edge_map, &params};
   return launch_function(instance.function, prepared,

@@ -37,8 +37,6 @@ namespace nybble::kernels {
 struct SweepBarriers {
   static constexpr int most_stages = 8;
   uint64_t full[most_stages], empty[most_stages];
-  uint64_t epoch_full;
-  uint64_t epoch;  // of the launch (parts/partial_sums.cuh)
 };
 
 template <SweepConfig C> struct SweepShape {
@@ -115,7 +113,6 @@ template <SweepConfig C> struct SweepPlaces {
         act_stage(p.smem.act_stage) {}
   __device__ uint32_t full(uint32_t slot) const { return base + offsetof(SweepBarriers, full) + 8 * slot; }
   __device__ uint32_t empty(uint32_t slot) const { return base + offsetof(SweepBarriers, empty) + 8 * slot; }
-  __device__ uint32_t epoch_full() const { return base + offsetof(SweepBarriers, epoch_full); }
   __device__ uint32_t weight(uint32_t slot) const { return weights + slot * Shape::weight_stage; }
   __device__ uint32_t act(uint32_t slot) const { return acts + slot * act_stage; }
 };
@@ -263,24 +260,6 @@ template <SweepConfig C> struct SweepMath {
   }
 };
 
-// What the CTAs tell each other besides sums: that they have read the launch's epoch. The first range's CTA then moves
-// it on for the next launch. One warp.
-template <SweepConfig C>
-__device__ __forceinline__ void keep_epoch(const SweepParams& p, const SweepPlaces<C>& places, uint64_t* epoch,
-                                           int range, int lane) {
-  ptx::wait_for_predecessor();
-  PartialSums partials{p.workspace, 0};
-  partials.read_epoch();
-  if (lane == 0) {
-    *epoch = partials.epoch;
-    ptx::barrier_arrive_if(places.epoch_full(), true);
-    partials.publish(range);
-  }
-  if (range != 0) return;
-  partials.await_all(p.shares, lane);
-  if (lane == 0) partials.move_epoch();
-}
-
 // A row of blocks, or the CTA's part of it: added up over the blocks of a stage, handed over or stored.
 template <SweepConfig C> struct SweepFinish {
   using Shape = SweepShape<C>;
@@ -289,9 +268,7 @@ template <SweepConfig C> struct SweepFinish {
   static constexpr int threads = Shape::math_threads;
 
   const SweepParams& p;
-  const SweepPlaces<C>& places;
   float* sums;  // [slices][m][sum_pitch]
-  const uint64_t* epoch;
   int range, warp, lane;
   float sum_factor;
 
@@ -334,39 +311,32 @@ template <SweepConfig C> struct SweepFinish {
 
   static constexpr int pairs = layout::kBlockN / 2;  // of output features: what a thread has at a time
 
-  __device__ __forceinline__ PartialSums partial_sums() const {
-    ptx::barrier_wait(places.epoch_full(), 0);
-    return {p.workspace, *epoch};
-  }
   __device__ __forceinline__ uint8_t* place_of(int of_range, int item) const {
-    return p.workspace + p.partial_sums + 16 * (of_range * (tile.tile_m * pairs) + item);
+    return p.workspace + kTaggedSumsBytes * (of_range * (tile.tile_m * pairs) + item);
   }
 
   __device__ __forceinline__ void hand_over() const {
-    PartialSums partials = partial_sums();
     for (int item = static_cast<int>(threadIdx.x); item < p.m * pairs; item += threads)
-      partials.give(place_of(range, item), range, total_at(item / pairs, item % pairs * 2));
+      give_sums(place_of(range, item), total_at(item / pairs, item % pairs * 2));
   }
 
   // What the ranges behind this one have of its last row, in their order.
-  __device__ __forceinline__ void add_others(PartialSums& partials, float2& total, int item, int row_end) const {
+  __device__ __forceinline__ void add_others(float2& total, int item, int row_end) const {
     for (int other = range + 1; SweepWalk<C>::begin_of(p, other) < row_end; ++other) {
-      const float2 part = partials.take(place_of(other, item), other);
+      const float2 part = take_sums(place_of(other, item));
       total.x += part.x, total.y += part.y;
     }
   }
 
   template <class Out> __device__ __forceinline__ void store(int n_block, bool shared) const {
     const FusedEpilogue<Act, Out> epilogue(p.epilogue);
-    PartialSums partials{};
-    if (shared) partials = partial_sums();
     struct alignas(2 * sizeof(Out)) Pair {
       Out low, high;
     };
     for (int item = static_cast<int>(threadIdx.x); item < p.m * pairs; item += threads) {
       const int token = item / pairs, row = item % pairs * 2;
       float2 total = total_at(token, row);
-      if (shared) add_others(partials, total, item, (n_block + 1) * p.k_blocks);
+      if (shared) add_others(total, item, (n_block + 1) * p.k_blocks);
       const int feature = n_block * layout::kBlockN + row;
       Out* to = static_cast<Out*>(p.out) + token * p.ld_out + feature;
       if (feature + 1 < p.n)
@@ -384,7 +354,6 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.threads_
                const __grid_constant__ SweepParams p) {
   using Shape = SweepShape<C>;
   extern __shared__ __align__(1024) uint8_t smem[];
-  auto& barriers = *reinterpret_cast<SweepBarriers*>(smem);
   const SweepPlaces<C> places(p, smem);
   const int warp = ptx::warp_index(), lane = ptx::lane_id();
   const int place = static_cast<int>(gridDim.x - 1 - blockIdx.x);  // ranges wait for CTAs that were dispatched before
@@ -396,7 +365,6 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.threads_
       ptx::barrier_init(places.full(s), 1);
       ptx::barrier_init(places.empty(s), Shape::math_warps);
     }
-    ptx::barrier_init(places.epoch_full(), 1);
     ptx::fence_barrier_init();
   }
   __syncthreads();
@@ -404,13 +372,8 @@ requires(why_invalid(C) == nullptr) __global__ void __launch_bounds__(C.threads_
     if (lane == 0) SweepLoader<C>{p, places, range, &act_map, &edge_map}.run();
     return;
   }
-  if (warp > Shape::math_warps) {
-    if (p.workspace != nullptr && !phantom) keep_epoch<C>(p, places, &barriers.epoch, range, lane);
-    return;
-  }
   const ScaleFactors factors(p.weight, ExactCodes<typename Shape::Act>::kUnitExponent);
-  const SweepFinish<C> finish{
-      p, places, reinterpret_cast<float*>(smem + p.smem.sums), &barriers.epoch, range, warp, lane, factors.of_sum};
+  const SweepFinish<C> finish{p, reinterpret_cast<float*>(smem + p.smem.sums), range, warp, lane, factors.of_sum};
   ptx::wait_for_predecessor();
   SweepMath<C> math(p, places, warp, lane);
   for (SweepWalk<C> walk(p, range); !walk.done();) {

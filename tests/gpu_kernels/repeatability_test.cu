@@ -178,6 +178,45 @@ TEST_F(Repeatability, SecondRunHasTheSameBits) {
   });
 }
 
+// What a launch leaves in the workspace must not pass for what the next one waits for, whatever part of it someone else
+// has written in between: sums of other activations would be added (docs/decisions/0019).
+TEST_F(Repeatability, PartsOfAnEarlierLaunchDoNotCount) {
+  constexpr unsigned char kPoison = 0xFF;
+  constexpr uint64_t kOtherTokens = 1 << 7 | 3 << 8;  // Arrangement::rows_behind is 4
+  Lane fresh, used;
+  int shared = 0;
+  for_rows(520, 1500, [&](const KernelEntry& row, const Problem& problem) {
+    const Plan plan = this->plan(row, problem);
+    const size_t bytes = plan.workspace_bytes();
+    if (bytes == 0) return;
+    ++shared;
+    const cudaStream_t stream = bench().stream();
+    const LaunchArgs earlier = bench().prepare(bench().make_case(problem, row, kOtherTokens), 0),
+                     later = bench().prepare(bench().make_case(problem, row, 0), 0);
+    const LaunchArgs expected = fresh.place(later, problem, plan, stream);
+    fresh.poison(kPoison, stream);
+    run(plan, expected);
+    const LaunchArgs first = used.place(earlier, problem, plan, stream),
+                     second = used.place(later, problem, plan, stream);
+    auto* const workspace = static_cast<unsigned char*>(second.workspace);
+    counter_.clear(stream);
+    for (const auto& [begin, end] : {std::pair{size_t{8}, bytes},
+                                     {size_t{256}, bytes},
+                                     {size_t{0}, bytes / 2},
+                                     {size_t{8}, std::min(bytes, size_t{12} << 10)}}) {
+      used.poison(kPoison, stream);
+      run(plan, first);
+      used.out.poison(stream, kPoison);
+      CUDA_OK(cudaMemsetAsync(workspace, kPoison, begin, stream));
+      CUDA_OK(cudaMemsetAsync(workspace + end, kPoison, bytes - end, stream));
+      run(plan, second);
+      counter_.add_differences(expected.out, second.out, fresh.out.size_bytes(), stream);
+    }
+    EXPECT_EQ(counter_.read(stream), 0u) << name(row, problem);
+  });
+  EXPECT_GT(shared, 0);
+}
+
 // The kernel is captured before it ever ran in this process (ctest starts one per test): capture may not need a
 // warm-up.
 TEST_F(Repeatability, GraphReplayEqualsEager) {
