@@ -31,6 +31,7 @@ struct GemmTile {
   int batch = 4;  // k16 steps per wgmma group
   // The last row block of a pair's first CTA is also the first of the second; each takes half of the tokens.
   bool shared_block = false;
+  bool fp32_out = false;  // out and residual are fp32, otherwise of act's type
 
   constexpr int row_warpgroups() const { return warpgroups / k_warpgroups; }
   // Output features of a CTA; of a block that two share, half.
@@ -48,7 +49,7 @@ struct GemmConfig {
 };
 
 // "sm90_gemm_bf16_g128_zp_t128x256x128_s4_c2k1_o1": tile_m x tile_n x tile_k, stages, cluster (multicast, split_k),
-// CTAs per SM.
+// CTAs per SM; "_fp32" behind it where outputs are.
 inline std::string kernel_name(const GemmConfig& config) {
   const GemmTile& tile = config.tile;
   std::string name = std::string("sm90_gemm_") + dtype_name(config.format.act);
@@ -60,6 +61,7 @@ inline std::string kernel_name(const GemmConfig& config) {
   name += "_c" + std::to_string(tile.multicast) + "k" + std::to_string(tile.split_k);
   if (tile.k_warpgroups > 1) name += "w" + std::to_string(tile.k_warpgroups);
   name += "_o" + std::to_string(tile.ctas_per_sm);
+  if (tile.fp32_out) name += "_fp32";
   return name;
 }
 

@@ -20,7 +20,7 @@ struct GemmParams {
   bool act_whole;          // k is a multiple of 64: a group of stages' tokens are one copy
   int act_half_bytes;      // of a copy's tokens for 64 input features: tile_m, or if that is less m rounded up to 8
   int trigger;             // groups of k blocks left to copy when the next launch may start; kTriggerAtStart
-  void* out;               // (m, n), leading dimension ld_out
+  void* out;               // (m, n), leading dimension ld_out; of act's type, or fp32 (GemmTile::fp32_out)
   int64_t ld_out;
   uint8_t* workspace;    // PartialSumsMap: flags first; null: no stream-K
   int64_t partial_sums;  // offset in it

@@ -90,8 +90,8 @@ size_t workspace_bytes(const GemmRow& row, const Problem& problem, const Device&
 std::string why_not(const GemmRow& row, const Problem& problem, const Device& device) {
   const GemmTile& tile = row.config.tile;
   if (std::string reason = why_not_hopper_format(row.config.format, problem, device); !reason.empty()) return reason;
-  if (problem.out_dtype != problem.act_dtype)
-    return fmt::format("writes {}; out is {}", dtype_name(problem.act_dtype), dtype_name(problem.out_dtype));
+  if (const DType out = tile.fp32_out ? DType::kFp32 : problem.act_dtype; problem.out_dtype != out)
+    return fmt::format("writes {}; out is {}", dtype_name(out), dtype_name(problem.out_dtype));
   if (!problem.weight.scales_in_window && !exact_weights(row.config))
     return "dequantizes with one rounding only where the scales span few enough powers of two; these span too many";
   if (row.smem_bytes > device.max_smem_bytes)
@@ -171,8 +171,10 @@ double estimate_us(const GemmRow& row, const Problem& problem, const Device& dev
           ? tiles * k_blocks * rows64 / clusters * block_ns(slots) * (1 + kFarApart * std::min(tiles / clusters, 8.0))
           : std::ceil(k_blocks / tile.split_k) * rows64 * ((waves - 1) * block_ns(slots) + block_ns(last_slots));
   const double work = blocks * 1e-3;
-  const double bytes = static_cast<double>(ceil_div(problem.n, 64)) * k_blocks * block_bytes +
-                       2.0 * static_cast<double>(problem.m) * static_cast<double>(problem.k + problem.n);
+  const double bytes =
+      static_cast<double>(ceil_div(problem.n, 64)) * k_blocks * block_bytes +
+      static_cast<double>(problem.m) *
+          (2.0 * static_cast<double>(problem.k) + dtype_bytes(problem.out_dtype) * static_cast<double>(problem.n));
   const double memory = bytes / kBytes, sums = tokens * tile.tile_n() * 1e-4;
   const double parts = tile.split_k * tile.k_warpgroups;
   const double finish =

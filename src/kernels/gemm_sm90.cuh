@@ -67,8 +67,8 @@ template <GemmConfig C> struct GemmShape {
   static constexpr int producers = weight_producers + 1;
   // float4 of the k warpgroups but the first, where no cluster adds them up
   static constexpr int k_sums = tile.split_k > 1 ? 0 : (tile.k_warpgroups - 1) * row_blocks* tile.tile_m * 16;
-  static constexpr int ring_bytes = tile.stages * (act_bytes + weight_bytes) + (16 + 8 * weight_producers) * barriers +
-                                    24 + k_sums * 16;
+  static constexpr int ring_bytes =
+      tile.stages * (act_bytes + weight_bytes) + (16 + 8 * weight_producers) * barriers + 24 + k_sums * 16;
   static constexpr int out_left = smem_limit(tile.ctas_per_sm) - (ring_bytes + 127) / 128 * 128;
   static constexpr int cluster = tile.cluster();
   static constexpr bool stream_k = tile.stream_k();
@@ -329,7 +329,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
   static constexpr int half_tokens = tile.tile_m / 2;  // of a shared row block, in each CTA
   template <int tokens = tile.tile_m> using Sums = float[blocks][tokens / 2];
   using Scale = SumScale<T, scale_groups, C.format.zero_point>;
-  using Epilogue = FusedEpilogue<T, T>;
+  using Epilogue = FusedEpilogue<T, std::conditional_t<tile.fp32_out, float, T>>;
   // Sums of a group have accumulators of their own, and multiply its scales.
   static constexpr bool scaled_sums = scale_groups > 0 && exact_weights(C);
   static constexpr int batch = scaled_sums && tile.tile_m == 32 && Shape::math_registers <= 104 ? 2 : tile.batch;
@@ -494,11 +494,19 @@ template <GemmConfig C, class T> struct GemmConsumer {
     }
   }
 
+  template <int tokens>
+  __device__ __forceinline__ void store(const Sums<tokens>& sums, int token_offset, int n_tile, int m_tile) {
+    if constexpr (tile.fp32_out)
+      store_fp32<tokens>(sums, token_offset, n_tile, m_tile);
+    else
+      store_staged<tokens>(sums, token_offset, n_tile, m_tile);
+  }
+
   // Sums become outputs through swizzled staging buffers of 16 tokens x 64 output features, as many at a time as there
   // are. Threads store them: tensor stores take longer to issue, one thread 150 ns each, and a launch that waits for
   // the end of this one waits longer (docs/decisions/0013).
   template <int tokens>
-  __device__ __forceinline__ void store(const Sums<tokens>& sums, int token_offset, int n_tile, int m_tile) {
+  __device__ __forceinline__ void store_staged(const Sums<tokens>& sums, int token_offset, int n_tile, int m_tile) {
     constexpr int chunks = tokens / kOutChunkTokens, buffers = Shape::out_chunks;
     const int tile_token0 = first_token<C>(p, m_tile) + token_offset, own_token0 = m_tile * tile.tile_m;
     const Epilogue epilogue(p.epilogue);
@@ -541,6 +549,20 @@ template <GemmConfig C, class T> struct GemmConsumer {
           if (m >= own_token0) store_eight(staged[i], m, feature0 + column * 8);
         }
       }
+    }
+  }
+
+  template <int tokens>
+  __device__ __forceinline__ void store_fp32(const Sums<tokens>& sums, int token_offset, int n_tile, int m_tile) const {
+    const int token0 = first_token<C>(p, m_tile) + token_offset;
+    const Epilogue epilogue(p.epilogue);
+#pragma unroll
+    for (int b = 0; b < blocks; ++b) {
+      const int feature = first_feature(n_tile, b) + warp * 16 + lane / 4;  // and feature + 8
+      const RowPair rows(*this, epilogue, feature);
+#pragma unroll
+      for (int i = 0; i < tokens / 2; i += 4)
+        store_fp32_unit(epilogue, rows, &sums[b][i], feature, token0 + i * 2, m_tile * tile.tile_m);
     }
   }
 
@@ -600,28 +622,34 @@ template <GemmConfig C, class T> struct GemmConsumer {
         d[0] += add.x, d[1] += add.y, d[2] += add.z, d[3] += add.w;
       }
       const RowPair rows(*this, epilogue, feature);
+      if constexpr (tile.fp32_out) {
+        store_fp32_unit(epilogue, rows, d, feature, token0, own_token0);
+      } else {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) d[j] = rows.finish(epilogue, d[j], j / 2);
-      if (epilogue.residual != nullptr) {
+        for (int j = 0; j < 4; ++j) d[j] = rows.finish(epilogue, d[j], j / 2);
+        if (epilogue.residual != nullptr) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const int m = token0 + lane % 4 * 2 + j % 2, n = feature + j / 2 * 8;
-          if (m >= own_token0 && m < p.m && n < p.n) d[j] = epilogue.add_residual(d[j], m, n);
+          for (int j = 0; j < 4; ++j) {
+            const int m = token0 + lane % 4 * 2 + j % 2, n = feature + j / 2 * 8;
+            if (m >= own_token0 && m < p.m && n < p.n) d[j] = epilogue.add_residual(d[j], m, n);
+          }
         }
+        const int token = lane & 7, half = (lane >> 3) & 1;
+        ptx::store_matrix_x2_transposed(staging + slot * 1024 + token * 128 + (((warp * 2 + half) ^ token) << 4),
+                                        ptx::pack2<T>(d[0], d[1]), ptx::pack2<T>(d[2], d[3]));
       }
-      const int token = lane & 7, half = (lane >> 3) & 1;
-      ptx::store_matrix_x2_transposed(staging + slot * 1024 + token * 128 + (((warp * 2 + half) ^ token) << 4),
-                                      ptx::pack2<T>(d[0], d[1]), ptx::pack2<T>(d[2], d[3]));
     }
-    sync();
+    if constexpr (!tile.fp32_out) {
+      sync();
 #pragma unroll
-    for (int e0 = 0; e0 < most * 64; e0 += 128) {
-      const int e = e0 + tid, slot = e / 64, token = e % 64 / 8, column = e % 8;
-      if (slot >= count) continue;
-      const int b = (first + slot) / block_units;
-      const int m = tile_token0 + (first + slot) % block_units * 8 + token, n = first_feature(n_tile, b) + column * 8;
-      if (m >= own_token0)
-        store_eight(ptx::load_shared_128(staging + slot * 1024 + token * 128 + ((column ^ token) << 4)), m, n);
+      for (int e0 = 0; e0 < most * 64; e0 += 128) {
+        const int e = e0 + tid, slot = e / 64, token = e % 64 / 8, column = e % 8;
+        if (slot >= count) continue;
+        const int b = (first + slot) / block_units;
+        const int m = tile_token0 + (first + slot) % block_units * 8 + token, n = first_feature(n_tile, b) + column * 8;
+        if (m >= own_token0)
+          store_eight(ptx::load_shared_128(staging + slot * 1024 + token * 128 + ((column ^ token) << 4)), m, n);
+      }
     }
   }
 
@@ -663,8 +691,7 @@ template <GemmConfig C, class T> struct GemmConsumer {
     int others = 0;
     for (int left = Walk<C>::groups(p) - k_end / group; left > 0; ++others)
       left -= Walk<C>::begin_of(p, range + others + 2, clusters) - Walk<C>::begin_of(p, range + others + 1, clusters);
-    for (int other = tid; other < others; other += 128)
-      await_sums(flag(cta - (other + 1) * Shape::cluster));
+    for (int other = tid; other < others; other += 128) await_sums(flag(cta - (other + 1) * Shape::cluster));
     sync();
 #pragma unroll 1
     for (int other = 1; other <= others; ++other) add_partial_sums(sums, partial_sums(cta - other * Shape::cluster));
@@ -807,6 +834,18 @@ template <GemmConfig C, class T> struct GemmConsumer {
       return Scale(c.smem.sum_unit, c.p.weight, c.p.column_scales, feature, c.p.n);
     }
   };
+
+  // Eight tokens' sums of a warp's 16 output features, from the registers: each store is 32 whole bytes of four tokens.
+  __device__ __forceinline__ void store_fp32_unit(const Epilogue& epilogue, const RowPair& rows, const float* sums,
+                                                  int feature, int token0, int own_token0) const {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int m = token0 + lane % 4 * 2 + j % 2, n = feature + j / 2 * 8;
+      if (m >= own_token0 && m < p.m && n < p.n)
+        static_cast<float*>(p.out)[m * p.ld_out + n] =
+            epilogue.add_residual(rows.finish(epilogue, sums[j], j / 2), m, n);
+    }
+  }
 };
 
 template <GemmConfig C>

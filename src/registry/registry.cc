@@ -3,7 +3,6 @@
 #include "cpu/kernels.h"
 #include "kernels/dequantize_sm90.h"
 #include "kernels/gemm_sm90.h"
-#include "kernels/slice_sm90.h"
 #include "kernels/stream_sm90.h"
 #include "kernels/sweep_sm90.h"
 #include "registry/reference_row.h"
@@ -16,7 +15,6 @@ const std::vector<KernelEntry>& registry() {
     const auto append = [&list](const auto& part) { list.insert(list.end(), part.begin(), part.end()); };
     append(kernels::stream_sm90_kernels());
     append(kernels::sweep_sm90_kernels());
-    append(kernels::slice_sm90_kernels());
     append(kernels::gemm_sm90_kernels());
     append(kernels::dequantize_sm90_kernels());
     append(cpu::cpu_kernels());

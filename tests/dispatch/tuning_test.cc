@@ -205,7 +205,7 @@ TEST(MakePlanByTable, RefusesTheTableOfAnotherDevice) {
 // that.
 TEST(TuningTable, AKernelThatStartsItsSuccessorLateMustWinByMoreAtFewTokens) {
   constexpr char kLate[] = "sm90_sweep_bf16_g128_t8x64_w4x2_o2",
-                 kOther[] = "sm90_stream_bf16_g128_t8x32_w1x8_s4_c1_o1of2";
+                 kOther[] = "sm90_stream_bf16_g128_t8x32_w1x16_s2_c1_o1of2";
   const auto chosen = [&](int64_t m, double late_us) {
     const Result<TuningTable> table = parse_tuning_table(
         table_text(fmt::format(

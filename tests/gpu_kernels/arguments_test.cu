@@ -53,7 +53,7 @@ TEST_F(Arguments, BadOnesAreRefusedBeforeAnythingRuns) {
     for (const KernelEntry* row : gpu_rows()) {
       if (reached[row->name]) continue;
       for (int epilogue = 0; epilogue < 4; ++epilogue) {
-        Problem problem = bench_->problem(7);
+        Problem problem = for_row(bench_->problem(7), *row);
         problem.epilogue = {.bias = (epilogue & 1) != 0, .residual = (epilogue & 2) != 0};
         if (!row->why_not(problem, gpu()).empty()) continue;
         reached[row->name] = true;
@@ -182,7 +182,7 @@ TEST_F(Arguments, EmptyProblems) {
     if (!format.served_fast) continue;
     bench_->set_weight(136, 0, format.format, format.act, Data::kExact, uint64_t{61} << Arrangement::kBits, 33);
     for (const KernelEntry* row : gpu_rows()) {
-      Problem problem = bench_->problem(7);
+      Problem problem = for_row(bench_->problem(7), *row);
       problem.epilogue.bias = true;
       const Outcome outcome = bench_->run(bench_->make_case(problem, *row, 0));
       EXPECT_TRUE(outcome.failure.empty()) << outcome.failure;

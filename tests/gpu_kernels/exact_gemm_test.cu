@@ -63,7 +63,7 @@ class ExactRun {
   bool takes_weight(const KernelEntry& row) {
     Outcome outcome;
     for (int64_t m : {1, 8, 16, 128, 512}) {
-      outcome.refusal = row.why_not(bench_.problem(m), gpu());
+      outcome.refusal = row.why_not(for_row(bench_.problem(m), row), gpu());
       if (outcome.refusal.empty()) return true;
     }
     tally_.add(row, outcome, DType::kBf16);
@@ -79,8 +79,9 @@ class ExactRun {
     problem.aligned = !draw.unaligned;
     const Outcome outcome = bench_.run(bench_.make_case(problem, row, draw.arrangement));
     tally_.add(row, outcome, problem.out_dtype);
-    if (outcome.refusal.empty() || problem == bench_.problem(m)) return;
-    tally_.add(row, bench_.run(bench_.make_case(bench_.problem(m), row, draw.arrangement)), act);
+    const Problem plain = for_row(bench_.problem(m), row);
+    if (outcome.refusal.empty() || problem == plain) return;
+    tally_.add(row, bench_.run(bench_.make_case(plain, row, draw.arrangement)), plain.out_dtype);
   }
 
   Workbench bench_;

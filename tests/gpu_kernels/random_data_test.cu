@@ -22,7 +22,7 @@ class RandomData : public GpuTest {
                          tokens.back());
         for (const KernelEntry* row : gpu_rows())
           for (int64_t m : tokens) {
-            Problem problem = bench.problem(m);
+            Problem problem = for_row(bench.problem(m), *row);
             const Case c = bench.make_case(problem, *row, RandomStream(count++, kChoice).bits(0));
             tally.add(*row, bench.run(c), problem.out_dtype);
             problem.epilogue = {.bias = true, .residual = true};

@@ -71,14 +71,25 @@ struct TableVerdict {
   unsigned long long first;  // ~index of the first wrong element, so that 0 means none
 };
 
-// position null: every token is all ones and k is 1.
+__device__ double round_to_bits(double value, int bits) {
+  int exponent = 0;
+  const double fraction = frexp(value, &exponent);
+  return ldexp(rint(ldexp(fraction, bits)), exponent - bits);
+}
+
+// position null: every token is all ones and k is 1. Where outputs have more bits than the weights that are multiplied,
+// `held` is the type of these. Its range may be wider there than in memory (scales of a window share a power of two).
 __global__ void judge_table(WeightView weight, const int32_t* positions, int64_t rows, const void* out, int64_t ld_out,
-                            DType dtype, bool through_fp32, TableVerdict* verdict) {
+                            DType dtype, DType held, bool through_fp32, TableVerdict* verdict) {
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < rows * weight.n;
        i += int64_t{gridDim.x} * blockDim.x) {
     const int64_t token = i / weight.n, row = i % weight.n;
-    const double exact = weight.value(row, positions == nullptr ? 0 : positions[token]);
+    double exact = weight.value(row, positions == nullptr ? 0 : positions[token]);
     const uint32_t got = load_bits(out, dtype, token * ld_out + row);
+    if (held != dtype) {
+      if (same_number(got, narrow(round_to_bits(exact, float_shape(held).mantissa_bits + 1), dtype), dtype)) continue;
+      exact = widen(narrow(exact, held), held);
+    }
     if (same_number(got, narrow(exact, dtype), dtype)) continue;
     // A weight held in fp32 may be rounded there first; only fp32 scales have more bits than that leaves.
     if (through_fp32 && same_number(got, narrow(widen(narrow(exact, DType::kFp32), DType::kFp32), dtype), dtype))
@@ -157,6 +168,8 @@ class TruthTableRun {
         .n = weight_.canonical().n, .k = weight_.canonical().k, .act_dtype = table.act, .out_dtype = table.act};
     problem.weight = weight_.format();
     for (const KernelEntry* row : gpu_rows()) {
+      problem.m = tokens, problem.out_dtype = table.act;
+      problem.out_dtype = for_row(problem, *row).out_dtype;
       int64_t most = 0;  // tokens that the row takes at once
       for (int64_t m :
            {tokens, int64_t{128}, int64_t{64}, int64_t{32}, int64_t{16}, int64_t{8}, int64_t{4}, int64_t{1}}) {
@@ -179,7 +192,7 @@ class TruthTableRun {
     const Result<Plan> plan = make_plan(problem, gpu(), {.kernel = row.name});
     ASSERT_TRUE(plan) << plan.error().message;
     const int64_t ld_out = (problem.n + 7) / 8 * 8;
-    out_.place(problem.m * ld_out * 2, 0);
+    out_.place(problem.m * ld_out * dtype_bytes(problem.out_dtype), 0);
     out_.poison(nullptr);
     LaunchArgs args{
         .act = act + first * ld_act, .ld_act = ld_act, .weight = weight_.blob(), .out = out_.data(), .ld_out = ld_out};
@@ -190,9 +203,10 @@ class TruthTableRun {
     auto* verdict = verdict_.reserve_as<TableVerdict>(1);
     CUDA_OK(cudaMemset(verdict, 0, sizeof *verdict));
     const bool through_fp32 = table.scale_dtype == DType::kFp32 && row.numerics == Numerics::kExactWeight;
-    judge_table<<<grid_for(problem.m * problem.n), 256>>>(weight_.view(),
-                                                          positions == nullptr ? nullptr : positions + first, problem.m,
-                                                          out_.data(), ld_out, table.act, through_fp32, verdict);
+    const DType held = row.numerics == Numerics::kRoundedWeight ? table.act : problem.out_dtype;
+    judge_table<<<grid_for(problem.m * problem.n), 256>>>(
+        weight_.view(), positions == nullptr ? nullptr : positions + first, problem.m, out_.data(), ld_out,
+        problem.out_dtype, held, through_fp32, verdict);
     TableVerdict result;
     CUDA_OK(cudaMemcpy(&result, verdict, sizeof result, cudaMemcpyDeviceToHost));
     ++count.launches;
@@ -205,9 +219,10 @@ class TruthTableRun {
     const QuantizedWeight& weight = weight_.canonical();
     const int64_t group =
         column * weight.groups() + (weight.group_size == kPerColumn ? 0 : position / weight.group_size);
-    uint16_t got = 0;
-    CUDA_OK(cudaMemcpy(&got, static_cast<const uint16_t*>(out_.data()) + (token - first) * ld_out + column, 2,
-                       cudaMemcpyDeviceToHost));
+    uint32_t got = 0;
+    const size_t bytes = dtype_bytes(problem.out_dtype);
+    CUDA_OK(cudaMemcpy(&got, static_cast<const std::byte*>(out_.data()) + ((token - first) * ld_out + column) * bytes,
+                       bytes, cudaMemcpyDeviceToHost));
     const std::string zero = !weight.int_zeros.empty()    ? std::to_string(weight.int_zeros[group])
                              : weight.float_zeros.empty() ? "none"
                                                           : fmt::format("0x{:x}", weight.float_zeros.bits_at(group));
@@ -216,7 +231,7 @@ class TruthTableRun {
                          "got 0x{:04x} ({:.9g})",
                          to_string(problem), row.name, result.wrong, problem.m * problem.n,
                          weight.codes[column * weight.k + position], zero, weight.scales.bits_at(group), column,
-                         position, got, widen(got, table.act))
+                         position, got, widen(got, problem.out_dtype))
                   << "\n  repeat: test_gpu_kernels --gtest_filter="
                   << ::testing::UnitTest::GetInstance()->current_test_info()->test_suite_name() << "."
                   << ::testing::UnitTest::GetInstance()->current_test_info()->name();

@@ -73,6 +73,13 @@ inline RowTile row_tile(const KernelEntry& row) {
   return {std::stoi(found[1]), std::stoi(found[2])};
 }
 
+// The problem with outputs in fp32 where the row writes nothing else.
+inline Problem for_row(Problem problem, const KernelEntry& row) {
+  Problem fp32 = problem;
+  fp32.out_dtype = DType::kFp32;
+  return !row.why_not(problem, gpu()).empty() && row.why_not(fp32, gpu()).empty() ? fp32 : problem;
+}
+
 // What a case's seed holds beside the seed of its numbers: how the arguments lie in memory.
 struct Arrangement {
   static constexpr int kBits = 13;

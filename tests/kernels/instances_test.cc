@@ -3,7 +3,6 @@
 
 #include "kernels/gemm_instance.h"
 #include "kernels/partial_sums.h"
-#include "kernels/slice_instance.h"
 #include "kernels/sweep_instance.h"
 
 namespace nybble::kernels {
@@ -55,30 +54,8 @@ TEST(GemmConfig, NamesTellInstancesApart) {
             "sm90_gemm_bf16_g128_t32x128x128_s12_c1k2w2_o1");
   EXPECT_EQ(kernel_name(GemmConfig{{.tile_m = 64, .warpgroups = 4, .multicast = 2, .shared_block = true}, {}}),
             "sm90_gemm_bf16_g128_t64x224x128_s4_c2k1_o1");
-}
-
-TEST(SliceInstances, FitSharedMemory) {
-  int count = 0;
-  for (const auto part :
-       {slice_instances_bf16(), slice_instances_bf16_zp(), slice_instances_fp16(), slice_instances_fp16_zp()})
-    for (const SliceInstance& instance : part) {
-      const SliceTile& tile = instance.config.tile;
-      const std::string name = kernel_name(instance.config);
-      EXPECT_EQ(why_invalid(instance.config), nullptr) << name;
-      EXPECT_LE(instance.smem_bytes, 227 * 1024) << name;
-      EXPECT_LE(tile.threads(), 1024) << name;
-      ++count;
-    }
-  EXPECT_GT(count, 0);
-}
-
-TEST(SliceConfig, RefusesWhatIsNoKernel) {
-  EXPECT_EQ(why_invalid(SliceConfig{{.tile_m = 16}, {}}), nullptr);
-  EXPECT_STREQ(why_invalid(SliceConfig{{.tile_m = 12}, {}}), "tile_m is a multiple of 8 up to 32");
-  EXPECT_STREQ(why_invalid(SliceConfig{{.tile_m = 8, .cluster = 4}, {}}), "larger clusters put their CTAs on one SM");
-  EXPECT_STREQ(why_invalid(SliceConfig{{.tile_m = 8, .stages = 1}, {}}), "a ring has at least two stages");
-  EXPECT_EQ(kernel_name(SliceConfig{{.tile_m = 16, .stages = 2, .cluster = 2}, {DType::kBf16, 4, true}}),
-            "sm90_slice_bf16_g32_zp_t16x64_w8_s2_c2");
+  EXPECT_EQ(kernel_name(GemmConfig{{.tile_m = 64, .warpgroups = 2, .fp32_out = true}, {}}),
+            "sm90_gemm_bf16_g128_t64x128x128_s4_c1k1_o1_fp32");
 }
 
 TEST(SweepInstances, FitSharedMemory) {

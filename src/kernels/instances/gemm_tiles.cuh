@@ -12,12 +12,13 @@ namespace nybble::kernels {
 
 // What decides from some 100 tokens on is how well a tile's tokens and output features divide the layer among the SMs,
 // so there is a tile for nearly every multiple of 16 tokens (docs/decisions/0012); below, what a launch costs besides:
-// parts of k in a cluster, rings of which two fit an SM (0013). Of 81 measured on H200s (2026-11-30, 24 shapes x m = 12
-// .. 1024, bf16 in groups of 128) 58 hold the best time within 0.03 % (geometric mean; 2 % at most); two for long k
-// came later (0015), and one with a shared row block (0018).
+// parts of k in a cluster, rings of which two fit an SM (0013). Of more than eighty measured on H200s (24 shapes x m =
+// 12 .. 8192, bf16 in groups of 128) these hold the best time: without any one of them some problem takes 3 % longer
+// (0020). Five write fp32, one for each size of m.
 inline constexpr GemmTile kGemmTiles[] = {
 #if defined(NYBBLE_DEV_TILES)
     {.tile_m = 128, .warpgroups = 2, .row_blocks = 1, .stages = 5, .multicast = 2},
+    {.tile_m = 16, .warpgroups = 2, .stages = 8, .split_k = 2, .ctas_per_sm = 2, .fp32_out = true},
 #else
     {.tile_m = 16, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .ctas_per_sm = 2},
     {.tile_m = 16, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .split_k = 2, .ctas_per_sm = 2},
@@ -33,16 +34,13 @@ inline constexpr GemmTile kGemmTiles[] = {
     {.tile_m = 32, .warpgroups = 1, .stages = 8, .stages_per_barrier = 2, .split_k = 4, .ctas_per_sm = 2},
     {.tile_m = 32, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2, .ctas_per_sm = 2},
     {.tile_m = 32, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2, .split_k = 2, .ctas_per_sm = 2},
-    {.tile_m = 32, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2, .split_k = 4, .ctas_per_sm = 2},
     {.tile_m = 32, .warpgroups = 4, .k_warpgroups = 2, .stages = 12, .stages_per_barrier = 2, .split_k = 2},
     {.tile_m = 32, .warpgroups = 4, .k_warpgroups = 2, .stages = 10, .multicast = 2},
-    {.tile_m = 32, .warpgroups = 4, .k_warpgroups = 4, .stages = 16, .stages_per_barrier = 2, .split_k = 2},
     {.tile_m = 32, .warpgroups = 3, .row_blocks = 2, .stages = 6, .stages_per_barrier = 2, .multicast = 2},
     {.tile_m = 48, .warpgroups = 1, .stages = 6, .stages_per_barrier = 2, .split_k = 2, .ctas_per_sm = 2},
     {.tile_m = 48, .warpgroups = 1, .stages = 6, .stages_per_barrier = 2, .split_k = 4, .ctas_per_sm = 2},
     {.tile_m = 48, .warpgroups = 2, .stages = 5, .split_k = 2, .ctas_per_sm = 2},
     {.tile_m = 48, .warpgroups = 2, .stages = 5, .multicast = 2, .ctas_per_sm = 2},
-    {.tile_m = 48, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .split_k = 2},
     {.tile_m = 48, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .split_k = 3},
     {.tile_m = 48, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .split_k = 4},
     {.tile_m = 48, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .multicast = 2},
@@ -55,7 +53,6 @@ inline constexpr GemmTile kGemmTiles[] = {
     {.tile_m = 64, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .multicast = 2},
     {.tile_m = 64, .warpgroups = 3, .stages = 6, .stages_per_barrier = 2, .split_k = 2, .batch = 2},
     {.tile_m = 64, .warpgroups = 3, .stages = 6, .stages_per_barrier = 2, .multicast = 2, .batch = 2},
-    {.tile_m = 64, .warpgroups = 4, .stages = 6, .stages_per_barrier = 2, .multicast = 2},
     {.tile_m = 64, .warpgroups = 4, .stages = 6, .stages_per_barrier = 2, .multicast = 2, .shared_block = true},
     {.tile_m = 80, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2},
     {.tile_m = 80, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2, .split_k = 2},
@@ -76,16 +73,26 @@ inline constexpr GemmTile kGemmTiles[] = {
     {.tile_m = 128, .warpgroups = 2, .stages = 5, .split_k = 2},
     {.tile_m = 128, .warpgroups = 2, .stages = 5, .multicast = 2},
     {.tile_m = 128, .warpgroups = 3, .stages = 4, .batch = 2},
-    {.tile_m = 128, .warpgroups = 3, .stages = 4, .split_k = 2, .batch = 2},
     {.tile_m = 160, .warpgroups = 2, .stages = 4, .multicast = 2},
     {.tile_m = 160, .warpgroups = 3, .stages = 4, .multicast = 2, .batch = 2},
     {.tile_m = 176, .warpgroups = 2, .stages = 4, .multicast = 2},
     {.tile_m = 176, .warpgroups = 3, .stages = 3, .multicast = 2, .batch = 2},
-    {.tile_m = 192, .warpgroups = 2, .stages = 3},
     {.tile_m = 192, .warpgroups = 2, .stages = 3, .multicast = 2},
     {.tile_m = 208, .warpgroups = 2, .stages = 3, .multicast = 2},
     {.tile_m = 240, .warpgroups = 2, .stages = 3, .multicast = 2},
     {.tile_m = 256, .warpgroups = 2, .stages = 3, .multicast = 2},
+
+    {.tile_m = 16,
+     .warpgroups = 2,
+     .stages = 8,
+     .stages_per_barrier = 2,
+     .split_k = 2,
+     .ctas_per_sm = 2,
+     .fp32_out = true},
+    {.tile_m = 32, .warpgroups = 2, .stages = 6, .stages_per_barrier = 2, .ctas_per_sm = 2, .fp32_out = true},
+    {.tile_m = 64, .warpgroups = 2, .stages = 8, .stages_per_barrier = 2, .multicast = 2, .fp32_out = true},
+    {.tile_m = 128, .warpgroups = 2, .stages = 5, .multicast = 2, .fp32_out = true},
+    {.tile_m = 256, .warpgroups = 2, .stages = 3, .multicast = 2, .fp32_out = true},
 #endif
 };
 

@@ -20,7 +20,6 @@ inline constexpr StreamTile kStreamTiles[] = {
 #else
     {.tile_m = 8, .row_tiles = 1, .row_warps = 1, .k_warps = 16, .stages = 4},
     {.tile_m = 8, .row_tiles = 2, .row_warps = 1, .k_warps = 16, .stages = 2},
-    {.tile_m = 8, .row_tiles = 2, .row_warps = 1, .k_warps = 8, .stages = 4},
     {.tile_m = 8, .row_tiles = 2, .row_warps = 1, .k_warps = 8, .stages = 2, .cluster = 2},
     {.tile_m = 8, .row_tiles = 3, .row_warps = 1, .k_warps = 8, .stages = 3},
     {.tile_m = 8, .row_tiles = 3, .row_warps = 1, .k_warps = 8, .stages = 4},
@@ -29,7 +28,6 @@ inline constexpr StreamTile kStreamTiles[] = {
     {.tile_m = 8, .row_tiles = 2, .row_warps = 2, .k_warps = 4, .stages = 4},
     {.tile_m = 8, .row_tiles = 2, .row_warps = 2, .k_warps = 8, .stages = 2},
     {.tile_m = 8, .row_tiles = 3, .row_warps = 2, .k_warps = 4, .stages = 2, .cluster = 2},
-    {.tile_m = 8, .row_tiles = 3, .row_warps = 2, .k_warps = 4, .stages = 3, .cluster = 2},
     {.tile_m = 8, .row_tiles = 2, .row_warps = 4, .k_warps = 4, .stages = 2, .cluster = 2},
 #endif
 };
