@@ -4,7 +4,7 @@ import pathlib
 import sys
 
 # tile_m of the instances in src/kernels/instances: tokens are wgmma's N.
-TOKENS = (16, 32, 48, 64, 80, 96, 112, 128, 160, 176, 192, 208, 240, 256)
+TOKENS = (16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 240, 256)
 
 HEAD = """\
 // wgmma with operand A in registers: PTX ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions".

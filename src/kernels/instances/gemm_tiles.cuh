@@ -73,6 +73,8 @@ inline constexpr GemmTile kGemmTiles[] = {
     {.tile_m = 128, .warpgroups = 2, .stages = 5, .split_k = 2},
     {.tile_m = 128, .warpgroups = 2, .stages = 5, .multicast = 2},
     {.tile_m = 128, .warpgroups = 3, .stages = 4, .batch = 2},
+    {.tile_m = 144, .warpgroups = 2, .stages = 4, .multicast = 2},
+    {.tile_m = 144, .warpgroups = 3, .stages = 4, .multicast = 2, .batch = 2},
     {.tile_m = 160, .warpgroups = 2, .stages = 4, .multicast = 2},
     {.tile_m = 160, .warpgroups = 3, .stages = 4, .multicast = 2, .batch = 2},
     {.tile_m = 176, .warpgroups = 2, .stages = 4, .multicast = 2},
