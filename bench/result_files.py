@@ -47,6 +47,6 @@ def geomean(values):
 def against(rows, impl):
     """[(nybble's row, the other implementation's)] for every problem and duty that both have, in nybble's order. The kernels
     as they are used: with overlapping launches."""
-    others = {(row["problem"], row["duty"]): row for row in rows if row["impl"] == impl}
-    ours = [row for row in rows if row["impl"] == "nybble" and row["pdl"] is not False and is_layer(row)]
+    others = {(row["problem"], row["duty"]): row for row in rows if row.get("impl") == impl}
+    ours = [row for row in rows if row.get("impl") == "nybble" and row["pdl"] is not False and is_layer(row)]
     return [(row, others[row["problem"], row["duty"]]) for row in ours if (row["problem"], row["duty"]) in others]

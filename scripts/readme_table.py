@@ -97,13 +97,13 @@ def times_table(folder):
 
 
 def floor_table(folder):
-    found = newest(folder, lambda file: [(row, row["floor_us"] / row["us"]) for row in file["rows"] if row["floor_us"]])
+    found = newest(folder, lambda file: [(row, row["floor_us"] / row["us"]) for row in file["rows"] if row.get("floor_us")])
     return table(found, MANY_TOKENS, "Share of the floor's speed, the floor being what memory at 4.73 TB/s or tensor cores "
                  "at 860 TFLOP/s need; " + SETTING, "{:.2f}".format, folder)
 
 
 def dense_table(folder):
-    found = newest(folder, lambda file: [(row, row["dense_us"] / row["us"]) for row in file["rows"] if row["dense_us"]])
+    found = newest(folder, lambda file: [(row, row["dense_us"] / row["us"]) for row in file["rows"] if row.get("dense_us")])
     return table(found, MANY_TOKENS, "Times as fast as dense cuBLAS, measured between the same replays; " + SETTING,
                  "{:.2f}×".format, folder, with_mean=True)
 

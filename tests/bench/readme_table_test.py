@@ -64,6 +64,7 @@ class ReadmeTable(unittest.TestCase):
         theirs = [row(2, us, None, impl="humming", n=n, pdl=False) for us, n in ((10.0, 4096), (80.0, 11008))]
         self.results("a.json", "2026-11-25T00:00:00Z", [ours, other, *theirs], peers={"humming": "humming-kernels 0.1.19"})
         self.results("chain.json", "2026-11-26T00:00:00Z", [row(2, 950.0, None, n=None, k=None)])
+        self.results("launch_cost.json", "2026-11-27T00:00:00Z", [{"problem": "m1 n4096 k4096 bf16 g128", "launch_us": 2.1}])
         self.assertEqual(self.make()[0], 0)
         text = self.readme.read_text()
         floor, dense, humming = (text[text.index(f"{name}:begin"):text.index(f"{name}:end")]
