@@ -13,7 +13,7 @@ namespace nybble::kernels {
 // What decides from some 100 tokens on is how well a tile's tokens and output features divide the layer among the SMs,
 // so there is a tile for nearly every multiple of 16 tokens (docs/decisions/0012); below, what a launch costs besides:
 // parts of k in a cluster, rings of which two fit an SM (0013). Of more than eighty measured on H200s (24 shapes x m =
-// 12 .. 8192, bf16 in groups of 128) these hold the best time: without any one of them some problem takes 3 % longer
+// 12 .. 4096, bf16 in groups of 128) these hold the best time: without any one of them some problem takes 3 % longer
 // (0020). Five write fp32, one for each size of m.
 inline constexpr GemmTile kGemmTiles[] = {
 #if defined(NYBBLE_DEV_TILES)

@@ -11,9 +11,10 @@ namespace nybble::kernels {
 
 // How evenly a tile's output features divide the layer among the SMs decides, and whether two CTAs fit an SM beside the
 // tokens (docs/decisions/0014). Of twenty-two measured on an H200 (2026-11-30, 16 shapes x m = 1, 2, 4, 6, 8) these and
-// the kernels of the other families hold every problem's best time. Two CTAs of one launch on an SM are not among them:
-// 28672 x 4096 at m = 1 took 15.2 instead of 16.8 us after its like, and a chain of different layers 39.6 instead of
-// 35.5 us a block, because its CTAs end two by two and the next kernel's gather on the SMs that end first.
+// the kernels of the other families hold every problem's best time but for less than 3 % (0020). Two CTAs of one launch
+// on an SM are not among them: 28672 x 4096 at m = 1 took 15.2 instead of 16.8 us after its like, and a chain of
+// different layers 39.6 instead of 35.5 us a block, because its CTAs end two by two and the next kernel's gather on the
+// SMs that end first.
 inline constexpr StreamTile kStreamTiles[] = {
 #if defined(NYBBLE_DEV_TILES)
     {.tile_m = 8, .row_tiles = 2, .row_warps = 1, .k_warps = 8, .stages = 4},
