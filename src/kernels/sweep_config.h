@@ -20,6 +20,7 @@ struct SweepTile {
   constexpr int threads() const { return math_threads() + 32; }                    // a producer
   constexpr int row_tiles() const { return layout::kPiecesPerBlock / row_warps; }  // pieces of 16 rows per warp
   constexpr int token_tiles() const { return tile_m / 8; }
+  constexpr int handed_over() const { return tile_m * (layout::kBlockN / 2); }  // tagged pairs of sums, by a share
 };
 
 struct SweepConfig {

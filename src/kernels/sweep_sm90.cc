@@ -35,10 +35,6 @@ struct Shares {
   bool split_rows() const { return blocks % shares != 0 || blocks / shares % k_blocks != 0; }
 };
 
-size_t partial_sums_bytes(const SweepInstance& instance, const Shares& shares) {
-  return size_t{kTaggedSumsBytes} * shares.shares * instance.config.tile.tile_m * (layout::kBlockN / 2);
-}
-
 std::string why_not(const SweepInstance& instance, const Problem& problem, const Device& device) {
   const SweepTile& tile = instance.config.tile;
   if (std::string reason = why_not_hopper_format(instance.config.format, problem, device); !reason.empty())
@@ -54,7 +50,7 @@ std::string why_not(const SweepInstance& instance, const Problem& problem, const
 
 size_t workspace_bytes(const SweepInstance& instance, const Problem& problem, const Device& device) {
   const Shares shares(problem, device);
-  return shares.split_rows() ? partial_sums_bytes(instance, shares) : 0;
+  return shares.split_rows() ? size_t{kTaggedSumsBytes} * shares.shares * instance.config.tile.handed_over() : 0;
 }
 
 // Modelled microseconds: the bytes at the speed that the ring allows, and what a launch costs besides. Fitted on seven

@@ -50,6 +50,7 @@ template <SweepConfig C> struct SweepShape {
   static constexpr layout::BlockShape block = C.format.block();
   static constexpr int block_bytes = block.block_bytes(), piece_bytes = block.piece_bytes();
   static constexpr int weight_stage = tile.blocks_per_stage * block_bytes;
+  static constexpr int handed_over = tile.handed_over();
   static constexpr int act_line = 128;  // 64 input features of a token
   static constexpr int weights_offset = (sizeof(SweepBarriers) + 127) / 128 * 128;
   static constexpr int sum_pitch = layout::kBlockN + 4;  // floats: a warp's sums lie in different banks
@@ -312,7 +313,7 @@ template <SweepConfig C> struct SweepFinish {
   static constexpr int pairs = layout::kBlockN / 2;  // of output features: what a thread has at a time
 
   __device__ __forceinline__ uint8_t* place_of(int of_range, int item) const {
-    return p.workspace + kTaggedSumsBytes * (of_range * (tile.tile_m * pairs) + item);
+    return p.workspace + kTaggedSumsBytes * (of_range * Shape::handed_over + item);
   }
 
   __device__ __forceinline__ void hand_over() const {
